@@ -1,0 +1,128 @@
+"""What every exchange file offers, and the typed messages their frames become.
+
+An exchange is a module of plain data and pure functions that satisfies `Exchange`; nothing in it does I/O, looks at a clock or logs.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+import attrs
+import msgspec
+
+from collector_trio.instruments import Instrument
+from collector_trio.plan import Plannable, Subscription
+
+
+class Trade(msgspec.Struct, gc=False):
+    """One trade as published. `price` and `size` are the exchange's text; `side` is the taker's: "buy" or "sell".
+
+    `first_id..last_id` are the matches an aggregate covers, None where the exchange publishes a single match.
+    `exchange_ns` is nanoseconds since the epoch. `derivative`: `size` counts contracts, not base units.
+    """
+
+    channel: ClassVar[str] = "trades"
+    native_symbol: str
+    id: int
+    price: str
+    size: str
+    side: str
+    exchange_ns: int
+    first_id: int | None = None
+    last_id: int | None = None
+    derivative: bool = False
+
+
+class BookDelta(msgspec.Struct, gc=False):
+    """One published change of an order book (or, with `snapshot`, a whole one).
+
+    `bids` and `asks` are the frame's own JSON text, a list of levels of `stride` elements each, price and size first; they are parsed
+    by whoever needs columns, a whole batch at a time. A size of 0 deletes. Sequence numbers are None where the exchange sends none.
+    """
+
+    channel: ClassVar[str] = "book"
+    native_symbol: str
+    exchange_ns: int
+    first_seq: int | None
+    last_seq: int | None
+    prev_seq: int | None
+    snapshot: bool
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+    stride: int
+    derivative: bool = False
+
+
+class ControlKind(StrEnum):
+    """What a frame that is not data says."""
+
+    ACK = "ack"
+    ERROR = "error"
+    PONG = "pong"
+    NOTICE = "notice"  # the exchange will close this connection soon: dial another
+    OTHER = "other"
+
+
+@attrs.frozen
+class Control:
+    """A frame about the connection itself. `request` is the id it answers to, `code` and `text` are the exchange's."""
+
+    kind: ControlKind
+    text: str = ""
+    code: str | None = None
+    request: str | None = None
+    channel: str | None = None
+    native_symbol: str | None = None
+
+
+@attrs.frozen
+class Ignored:
+    """A frame we understand and store no row of. Where it proves that a subscription lives, it names it."""
+
+    reason: str
+    channel: str | None = None
+    native_symbol: str | None = None
+
+
+@attrs.frozen
+class Reject:
+    """A frame we cannot use; it is kept whole in the table `rejects`."""
+
+    reason: str
+
+
+Row = Trade | BookDelta
+Decoded = Sequence[Row] | Control | Ignored | Reject
+
+
+@attrs.frozen
+class Request:
+    """One REST request: a path with its query, to be appended to the configured base, and what it costs of the budget."""
+
+    path: str
+    weight: int
+
+
+class Exchange(Plannable, Protocol):
+    """What a module in this package offers."""
+
+    PING: str | None  # the text to send when nothing else keeps the connection open
+    PING_EVERY_S: float
+
+    def instruments_request(self, market: str) -> Request:
+        """Return the request whose answer lists every instrument of `market`."""
+
+    def parse_instruments(self, market: str, body: bytes) -> list[Instrument]:
+        """Read that answer. Raises `BadAnswer`, also for an error in the exchange's own envelope."""
+
+    def subscribe(self, subscriptions: Sequence[Subscription], request: int) -> str:
+        """Return the one message that subscribes to all of `subscriptions`."""
+
+    def unsubscribe(self, subscriptions: Sequence[Subscription], request: int) -> str:
+        """Return the one message that ends them."""
+
+    def batches(self, subscriptions: Sequence[Subscription]) -> Iterable[Sequence[Subscription]]:
+        """Split `subscriptions` into what one message may carry."""
+
+    def decode(self, frame: bytes) -> Decoded:
+        """Say what one frame means. Never raises, whatever the bytes."""

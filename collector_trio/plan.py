@@ -1,0 +1,153 @@
+"""From a config and the instruments to the sockets that will be opened: pure, so that `check` can print it and `run` just does it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+from collector_trio.config import Config, Offers
+from collector_trio.instruments import Instrument, select
+
+
+@attrs.frozen
+class Subscription:
+    """One channel of one instrument on one socket.
+
+    `argument` is what the exchange's subscribe message names. `prompt` subscriptions must bring data within `first_data_s`; after that
+    a silence of `silence_s` is a fault (None: silence means nothing, as for a symbol that trades once an hour).
+    """
+
+    channel: str
+    native_symbol: str
+    argument: str
+    prompt: bool
+    first_data_s: float
+    silence_s: float | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What decoded messages name it by."""
+        return self.channel, self.native_symbol
+
+
+@attrs.frozen
+class Rate:
+    """At most `limit` in any `period_s` seconds."""
+
+    limit: float
+    period_s: float
+
+    def share(self, part: float) -> "Rate":
+        """Return this process's part of the rate; never less than one at a time."""
+        return Rate(max(1.0, self.limit * part), self.period_s)
+
+    def __str__(self) -> str:
+        return f"{self.limit:g} per {self.period_s:g} s"
+
+
+@attrs.frozen
+class Limits:
+    """What a venue allows, with a margin. `dials` and `weight` are per IP address, so the whole process shares them by `pool`."""
+
+    dials: Rate
+    messages: Rate  # on one connection, from us
+    weight: Rate  # of REST requests
+
+
+@attrs.frozen
+class Endpoint:
+    """Where a channel is served: the stream name it gives ("okx.public"), the config section and key of its URL, and how many
+    subscriptions of one channel may share a socket."""
+
+    name: str
+    section: str
+    key: str
+    per_socket: int
+
+
+class Plannable(Protocol):
+    """What planning needs to know of an exchange."""
+
+    NAME: str
+    OFFERS: Offers
+
+    def limits(self, market: str) -> Limits:
+        """Return the venue's limits."""
+
+    def endpoint(self, market: str, channel: str) -> Endpoint:
+        """Return where `channel` of `market` is served."""
+
+    def subscription(self, instrument: Instrument, channel: str) -> Subscription:
+        """Return what to ask for, and what to expect of it."""
+
+
+@attrs.frozen
+class StreamPlan:
+    """One socket that is to be kept open: its name ("binance.spot/1"), URL, markets and subscriptions."""
+
+    name: str
+    exchange: str
+    markets: tuple[str, ...]
+    url: str
+    subscriptions: tuple[Subscription, ...]
+    instruments: tuple[Instrument, ...]
+    limits: Limits
+
+
+@attrs.frozen
+class Plan:
+    """All streams, the instruments they carry, and the configured symbols that no exchange lists."""
+
+    streams: tuple[StreamPlan, ...]
+    instruments: tuple[Instrument, ...]
+    unknown: tuple[str, ...]  # such as "binance spot FOO-USDT"
+
+
+def make_plan(
+    config: Config,
+    exchanges: Mapping[str, Plannable],
+    instruments: Mapping[tuple[str, str], Sequence[Instrument]],
+) -> Plan:
+    """Say which sockets carry which subscriptions. Markets without `instruments` are left out.
+
+    Subscriptions of one endpoint are dealt to as few sockets as its limits allow, in the order of the config; a symbol keeps its
+    socket as long as the config and the listing stay as they are.
+    """
+    carried: dict[Endpoint, dict[tuple[str, str], tuple[str, Instrument, Subscription]]] = {}
+    unknown: list[str] = []
+    for record in config.record:
+        exchange = exchanges[record.exchange]
+        listed = instruments.get((record.exchange, record.market))
+        if listed is None:
+            continue
+        chosen, missing = select(record.symbols, listed)
+        unknown += [f"{record.exchange} {record.market} {symbol}" for symbol in missing]
+        for channel in record.channels:
+            place = carried.setdefault(exchange.endpoint(record.market, channel), {})
+            for instrument in chosen:
+                subscription = exchange.subscription(instrument, channel)
+                place.setdefault(subscription.key, (record.exchange, instrument, subscription))
+    streams = []
+    for endpoint, wanted in carried.items():
+        for index, start in enumerate(range(0, len(wanted), endpoint.per_socket), 1):
+            part = list(wanted.values())[start : start + endpoint.per_socket]
+            markets = tuple(dict.fromkeys(instrument.market for _, instrument, _ in part))
+            exchange_name = part[0][0]
+            streams.append(
+                StreamPlan(
+                    name=f"{endpoint.name}/{index}",
+                    exchange=exchange_name,
+                    markets=markets,
+                    url=config.endpoints[endpoint.section][endpoint.key],
+                    subscriptions=tuple(subscription for _, _, subscription in part),
+                    instruments=tuple(dict.fromkeys(instrument for _, instrument, _ in part)),
+                    limits=_shared(exchanges[exchange_name].limits(markets[0]), config.limits.share),
+                )
+            )
+    used = dict.fromkeys(instrument for stream in streams for instrument in stream.instruments)
+    return Plan(tuple(streams), tuple(used), tuple(dict.fromkeys(unknown)))
+
+
+def _shared(limits: Limits, share: float) -> Limits:
+    """Apply this process's share to what is counted per IP address; a connection's own messages are not."""
+    return Limits(dials=limits.dials.share(share), messages=limits.messages, weight=limits.weight.share(share))
