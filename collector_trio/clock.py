@@ -1,0 +1,37 @@
+"""Receive times: wall-clock nanoseconds that never go back, because they advance with the monotonic clock."""
+
+import time
+from collections.abc import Callable
+
+import attrs
+
+# The wall clock may differ from ours by this much before the step is taken over (and written down).
+STEP_NS = 100_000_000
+
+
+@attrs.define
+class Clock:
+    """`now` is nanoseconds since the epoch; `check_step` takes over what NTP or an operator did to the wall clock, forwards only."""
+
+    wall_ns: Callable[[], int] = time.time_ns
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    _offset_ns: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._offset_ns = self.wall_ns() - self.monotonic_ns()
+
+    def now(self) -> int:
+        """Return the time: monotonic, anchored to the wall clock."""
+        return self.monotonic_ns() + self._offset_ns
+
+    def check_step(self) -> int:
+        """Return by how many nanoseconds the wall clock is ahead of ours when that is more than `STEP_NS`, else 0.
+
+        Ahead, our clock follows at once. Behind, it does not go back: the difference is only reported.
+        """
+        step_ns = self.wall_ns() - self.now()
+        if abs(step_ns) < STEP_NS:
+            return 0
+        if step_ns > 0:
+            self._offset_ns += step_ns
+        return step_ns

@@ -1,0 +1,1 @@
+"""The journal: what was received, appended before anything else happens to it."""

@@ -1,0 +1,245 @@
+"""The running segment: one owner of one file, appended to synchronously, synced and sealed beside the event loop.
+
+A batch is *accepted* when `os.write` returned its full length: from then on no kill of the process loses it. `fdatasync` runs in a
+thread every `sync_every_s` and bounds what a power cut can cost. When a write comes up short (the kernel's first sign of a full disk) or
+fails, the file is cut back to the last whole record, the batch is refused, and `room` makes its reader wait until there is space
+again; then the refusal, with its bounds, is the first record. Nothing is ever written behind a torn record.
+"""
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+import trio
+
+from collector_trio.journal.records import FORMAT, Batch, Letter, encode_batch, encode_note
+from collector_trio.journal.recover import Numbers, save_numbers
+from collector_trio.journal.segments import journal_dir, segment_path, sync_folder
+
+SEGMENT_BYTES = 64 * 2**20
+HOUR_NS = 3_600_000_000_000
+RETRY_S = 1.0  # how often a refused write is tried again
+MAX_WAITING_NOTES = 10_000  # while the disk is full; sessions end and begin a few times a minute
+
+Offload = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+def in_thread(limiter: trio.CapacityLimiter) -> Offload:
+    """Run blocking work in a thread that only the journal uses: abandoned DNS look-ups cannot starve it."""
+
+    async def offload(work: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(work, limiter=limiter)
+
+    return offload
+
+
+@attrs.define
+class _File:
+    fd: int
+    path: Path
+    size: int
+    number: int
+    opened_ns: int
+
+
+@attrs.define
+class Journal:
+    """What everything received is appended to. Made by `open_journal`."""
+
+    data_dir: Path
+    numbers: Numbers
+    clock: Callable[[], int]
+    segment_ns: int
+    sync_every_s: float
+    offload: Offload
+    on_sealed: Callable[[int], None]
+    segment_bytes: int = SEGMENT_BYTES
+    _file: _File | None = None
+    _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
+    _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
+    _waiting: deque[tuple[Letter, int, dict[str, Any]]] = attrs.field(factory=lambda: deque(maxlen=MAX_WAITING_NOTES))
+    _refused_since_ns: int | None = None
+    _room: trio.Event = attrs.field(factory=trio.Event)
+    bytes_written: int = 0
+
+    def append(self, session: int, received_ns: int, frames: list[bytes]) -> bool:
+        """Append one batch; False when the disk refuses it (see `room`)."""
+        if self._refused_since_ns is not None or not self._rotate_if_due(received_ns):
+            return False
+        record = encode_batch(Batch(self.numbers.frame, received_ns, session, frames))
+        if not self._write(record):
+            return False
+        self.numbers.frame += len(frames)
+        return True
+
+    async def room(self) -> None:
+        """Wait until batches are accepted again."""
+        if self._refused_since_ns is not None:
+            await self._room.wait()
+
+    @property
+    def is_refusing(self) -> bool:
+        """Tell whether the disk is full (or broken), and reading stopped."""
+        return self._refused_since_ns is not None
+
+    def note(self, letter: Letter, value: dict[str, Any], *, current: str | None = None) -> None:
+        """Append what no frame says. With `current`, repeat it (marked `again`) at the head of every segment until `forget`.
+
+        While the disk refuses, notes wait (the newest `MAX_WAITING_NOTES`).
+        """
+        if current is not None:
+            self._current[current] = (letter, value)
+        now = self.clock()
+        if self._refused_since_ns is not None or not self._rotate_if_due(now) or not self._write_note(letter, now, value):
+            self._waiting.append((letter, now, value))
+
+    def update(self, current: str, **facts: Any) -> None:
+        """Change what the next segment's head will say under `current`."""
+        letter, value = self._current[current]
+        self._current[current] = (letter, value | facts)
+
+    def forget(self, current: str) -> None:
+        """Stop repeating."""
+        self._current.pop(current, None)
+
+    def next_session(self) -> int:
+        """Give out a session number."""
+        number = self.numbers.session
+        self.numbers.session += 1
+        return number
+
+    async def run(self) -> NoReturn:
+        """Sync, seal and, after a refusal, try again, until cancelled."""
+        while True:
+            refused = self._refused_since_ns is not None
+            await trio.sleep(RETRY_S if refused else self.sync_every_s)
+            if refused:
+                self._try_again()
+            await self._sync()
+
+    async def _sync(self) -> None:
+        while self._full:
+            file = self._full[0]
+            await self.offload(lambda file=file: self._finish(file))  # type: ignore[misc]
+            self._full.popleft()
+            self.on_sealed(file.number)
+        if self._file is not None:
+            fd = self._file.fd  # only this task closes files, so the number stays ours
+            await self.offload(lambda: os.fdatasync(fd))
+
+    def _finish(self, file: _File) -> None:
+        os.fdatasync(file.fd)
+        os.close(file.fd)
+        file.path.rename(file.path.with_suffix(".log"))
+        sync_folder(file.path.parent)
+        save_numbers(self.data_dir, self.numbers)
+
+    def _rotate_if_due(self, now_ns: int) -> bool:
+        """Seal the running segment when it is old, large or of another UTC hour, and have one open. False when the disk refuses."""
+        file = self._file
+        if file is not None:
+            due = (
+                now_ns - file.opened_ns >= self.segment_ns
+                or file.size >= self.segment_bytes
+                or now_ns // HOUR_NS != file.opened_ns // HOUR_NS
+            )
+            if not due:
+                return True
+            if not self._write_note(Letter.SEALED, now_ns, {}):
+                return False
+            self._file = None
+            self._full.append(file)
+        return self._open_segment(now_ns)
+
+    def _open_segment(self, now_ns: int) -> bool:
+        number = self.numbers.segment
+        path = segment_path(journal_dir(self.data_dir), number, now_ns)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError:
+            self._refuse(now_ns)
+            return False
+        self._file = _File(fd, path, 0, number, now_ns)
+        head = {"format": FORMAT, "segment": number, "next_frame": self.numbers.frame, "next_session": self.numbers.session}
+        record = encode_note(Letter.SEGMENT, now_ns, head)
+        record += b"".join(encode_note(letter, now_ns, value | {"again": True}) for letter, value in self._current.values())
+        if not self._write(record):
+            os.close(fd)
+            path.unlink()
+            self._file = None
+            return False
+        self.numbers.segment += 1
+        return True
+
+    def _write_note(self, letter: Letter, ns: int, value: dict[str, Any]) -> bool:
+        return self._write(encode_note(letter, ns, value))
+
+    def _write(self, record: bytes) -> bool:
+        file = self._file
+        assert file is not None, "a segment is opened before anything is written"
+        try:
+            written = os.write(file.fd, record)
+        except OSError:
+            written = 0
+        if written != len(record):
+            os.ftruncate(file.fd, file.size)
+            self._refuse(self.clock())
+            return False
+        file.size += written
+        self.bytes_written += written
+        return True
+
+    def _refuse(self, now_ns: int) -> None:
+        if self._refused_since_ns is None:
+            self._refused_since_ns = now_ns
+            self._room = trio.Event()
+
+    def _try_again(self) -> None:
+        since_ns, now_ns = self._refused_since_ns, self.clock()
+        refusal = {"since_ns": since_ns, "until_ns": now_ns}
+        if not self._rotate_if_due(now_ns) or not self._write_note(Letter.REFUSAL, now_ns, refusal):
+            return
+        while self._waiting:
+            letter, ns, value = self._waiting[0]
+            if not self._write_note(letter, ns, value):
+                return
+            self._waiting.popleft()
+        self._refused_since_ns = None
+        self._room.set()
+
+    def seal(self) -> None:
+        """End the running segment for good."""
+        if self._file is not None:
+            self._write_note(Letter.SEALED, self.clock(), {})
+            self._full.append(self._file)
+            self._file = None
+        while self._full:
+            file = self._full.popleft()
+            self._finish(file)
+            self.on_sealed(file.number)
+
+
+@contextmanager
+def open_journal(
+    data_dir: Path,
+    numbers: Numbers,
+    *,
+    clock: Callable[[], int],
+    segment_s: float,
+    sync_every_s: float,
+    offload: Offload,
+    on_sealed: Callable[[int], None] = lambda number: None,
+) -> Iterator[Journal]:
+    """Own the running segment; whatever ends the block, it is sealed and every file closed.
+
+    The caller holds the data dir's lock, and runs `Journal.run` in a nursery inside the block.
+    """
+    journal = Journal(data_dir, numbers, clock, int(segment_s * 1e9), sync_every_s, offload, on_sealed)
+    try:
+        yield journal
+    finally:
+        journal.seal()

@@ -1,0 +1,196 @@
+r"""The journal's text format: records to bytes, bytes to records. Pure.
+
+Two kinds of record. A batch is what one read of a socket brought:
+
+    #b <first frame number> <receive ns> <session> <frames> <bytes> <crc32>
+    {"stream":"btcusdt@aggTrade","data":{…}}
+    {"stream":"btcusdt@depth@100ms","data":{…}}
+
+`bytes` counts everything behind the `#b` line, newlines included, and the crc32 (eight hex digits) covers it. A frame that contains a
+newline, is not UTF-8, or begins with `#` or `\` stands escaped: a `\` first, then the text with `\\`, `\n`, `\r` and `\xNN` in it.
+
+A note is what no frame says, one line of JSON with its crc32:
+
+    #o 1732365488000000000 5f3a9c01 {"session":17,"stream":"binance.spot/1",…}
+
+The letters are in `Letter`. Both kinds begin a line with `#`, and frames never do: after damage, reading resumes at the next line that is
+a whole record.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+from zlib import crc32
+
+import attrs
+
+FORMAT = 1
+
+
+class Letter(StrEnum):
+    """What a note is about."""
+
+    SEGMENT = "j"  # first line of every segment: format, segment number, next frame and session numbers
+    PROCESS = "p"  # start, stop
+    CONFIG = "c"  # what is recorded: streams and their subscriptions
+    INSTRUMENTS = "i"  # terms of the instruments of one market
+    OPENED = "o"  # a session begins: exchange, markets, stream, URL
+    LIVE = "l"  # every subscription of a session is proven
+    ENDED = "e"  # a session is over, and why
+    SUBSCRIBE = "u"  # a message of ours
+    REQUEST = "q"  # a REST request, written before it is sent
+    FAILED = "f"  # a REST request without a usable answer
+    TICK = "t"  # a second has passed
+    STEP = "k"  # the wall clock jumped
+    REFUSAL = "r"  # batches were not accepted: the disk was full
+    VERDICT = "v"  # the recorder gives up on something
+    SEALED = "z"  # last line of a whole segment
+
+
+@attrs.frozen
+class Batch:
+    """Frames of one read, as received; the first has number `first_frame`."""
+
+    first_frame: int
+    received_ns: int
+    session: int
+    frames: list[bytes]
+
+
+@attrs.frozen
+class Note:
+    """What no frame says."""
+
+    letter: Letter
+    ns: int
+    value: dict[str, Any]
+
+
+@attrs.frozen
+class Damage:
+    """Bytes from `start` to `end` that are no records. `tail`: nothing readable is behind them."""
+
+    start: int
+    end: int
+    problem: str
+    tail: bool
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """Return the record's bytes."""
+    payload = b"\n".join(batch.frames) + b"\n"
+    if _needs_escape(payload, len(batch.frames)):
+        payload = b"\n".join([_escape(frame) if _is_odd(frame) else frame for frame in batch.frames]) + b"\n"
+    head = b"#b %d %d %d %d %d %08x\n" % (
+        batch.first_frame, batch.received_ns, batch.session, len(batch.frames), len(payload), crc32(payload),
+    )  # fmt: skip
+    return head + payload
+
+
+def encode_note(letter: Letter, ns: int, value: dict[str, Any]) -> bytes:
+    """Return the record's bytes; `value` must be JSON."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"#%s %d %08x %s\n" % (letter.encode(), ns, crc32(text), text)
+
+
+def read_records(data: bytes, start: int = 0) -> Iterator[Batch | Note | Damage]:
+    """Read every record from `start`; what is none becomes `Damage`, and reading resumes behind it."""
+    position = start
+    while position < len(data):
+        try:
+            record, position = _read_one(data, position)
+        except ValueError as problem:
+            end = _next_record(data, position)
+            yield Damage(position, end, str(problem), end == len(data))
+            position = end
+        else:
+            yield record
+
+
+def record_ends(data: bytes) -> int:
+    """Return the offset behind the last whole record that only whole records precede."""
+    position = 0
+    while position < len(data):
+        try:
+            _, position = _read_one(data, position)
+        except ValueError:
+            break
+    return position
+
+
+_HEAD = re.compile(rb"#b (\d{1,19}) (\d{1,19}) (\d{1,19}) (\d{1,9}) (\d{1,12}) ([0-9a-f]{8})")
+_NOTE = re.compile(rb"#([a-z]) (\d{1,19}) ([0-9a-f]{8}) (\{.*\})", re.DOTALL)
+
+
+def _read_one(data: bytes, position: int) -> tuple[Batch | Note, int]:
+    end = data.find(b"\n", position)
+    if end < 0:
+        raise ValueError("the line has no end")
+    line = data[position:end]
+    if head := _HEAD.fullmatch(line):
+        first, ns, session, count, size = (int(text) for text in head.groups()[:5])
+        payload = data[end + 1 : end + 1 + size]
+        if len(payload) < size:
+            raise ValueError(f"batch of {size} bytes ends after {len(payload)}")
+        if crc32(payload) != int(head[6], 16):
+            raise ValueError("batch has another crc32 than its head says")
+        frames = payload[:-1].split(b"\n") if count else []
+        if len(frames) != count:
+            raise ValueError(f"batch of {count} frames has {len(frames)} lines")
+        if b"\n\\" in payload or payload.startswith(b"\\"):
+            frames = [_unescape(frame) if frame.startswith(b"\\") else frame for frame in frames]
+        return Batch(first, ns, session, frames), end + 1 + size
+    if note := _NOTE.fullmatch(line):
+        if crc32(note[4]) != int(note[3], 16):
+            raise ValueError("note has another crc32 than it says")
+        try:
+            letter = Letter(note[1].decode())
+        except ValueError:
+            raise ValueError(f"unknown letter {note[1].decode()!r}") from None
+        return Note(letter, int(note[2]), json.loads(note[4])), end + 1
+    raise ValueError(f"not a record: {line[:60]!r}")
+
+
+def _next_record(data: bytes, position: int) -> int:
+    """Return the offset of the next whole record behind `position`, or the end."""
+    while (position := data.find(b"\n#", position)) >= 0:
+        position += 1
+        try:
+            _read_one(data, position)
+        except ValueError:
+            continue
+        return position
+    return len(data)
+
+
+def _needs_escape(payload: bytes, count: int) -> bool:
+    if payload.count(b"\n") != count or payload[:1] in (b"#", b"\\") or b"\n#" in payload or b"\n\\" in payload:
+        return True
+    return not payload.isascii() and not _is_utf8(payload)
+
+
+def _is_odd(frame: bytes) -> bool:
+    return b"\n" in frame or frame[:1] in (b"#", b"\\") or not _is_utf8(frame)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _escape(frame: bytes) -> bytes:
+    text = frame.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    return b"\\" + text.decode("utf-8", "backslashreplace").encode()
+
+
+_ESCAPED = re.compile(rb"\\(?:\\|n|r|x[0-9a-f]{2})")
+_PLAIN = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
+
+
+def _unescape(line: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: _PLAIN.get(found[0]) or bytes([int(found[0][2:], 16)]), line[1:])

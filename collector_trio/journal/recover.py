@@ -1,0 +1,141 @@
+"""Before any socket opens: take the data dir, mend what a crash left, and find the numbers to go on with."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from collector_trio.errors import DataDirInUse
+from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_note, read_records
+from collector_trio.journal.segments import Segment, journal_dir, list_segments, state_dir, sync_folder, write_whole
+
+
+@attrs.define
+class Numbers:
+    """The next numbers to give. They go on over restarts, also when old segments are gone."""
+
+    segment: int = 1
+    frame: int = 1
+    session: int = 1
+
+
+@attrs.define
+class Recovered:
+    """What the last run left: numbers, sessions that were never ended (their notes, with counts), and the last time it wrote."""
+
+    numbers: Numbers
+    open_sessions: dict[int, dict[str, Any]]
+    last_ns: int
+    truncated_bytes: int
+
+
+@contextmanager
+def lock_data_dir(data_dir: Path) -> Iterator[None]:
+    """Hold `data_dir` for this process. Raises DataDirInUse at once when another collector holds it."""
+    state_dir(data_dir).mkdir(parents=True, exist_ok=True)
+    journal_dir(data_dir).mkdir(exist_ok=True)
+    fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+            raise DataDirInUse(data_dir, holder or "its process is unknown") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def recover(data_dir: Path) -> Recovered:
+    """Seal what the last run left open, and return where to go on. The caller holds the lock.
+
+    A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail: a copy of the
+    segment is set aside, and readers skip the damage.
+    """
+    folder = journal_dir(data_dir)
+    recovered = Recovered(_load_numbers(data_dir), {}, 0, 0)
+    segments = list_segments(folder)
+    for segment in segments:
+        if segment.is_open:
+            _seal(segment, recovered)
+    if segments and not segments[-1].is_open:
+        _count(segments[-1], segments[-1].read(), recovered)
+    save_numbers(data_dir, recovered.numbers)
+    return recovered
+
+
+def save_numbers(data_dir: Path, numbers: Numbers) -> None:
+    """Write the numbers down, for the day the segments are gone."""
+    write_whole(state_dir(data_dir) / "numbers.json", json.dumps(attrs.asdict(numbers)).encode())
+
+
+def _load_numbers(data_dir: Path) -> Numbers:
+    try:
+        saved = json.loads((state_dir(data_dir) / "numbers.json").read_bytes())
+    except FileNotFoundError:
+        return Numbers()
+    return Numbers(**saved)
+
+
+def _seal(segment: Segment, recovered: Recovered) -> None:
+    data = segment.read()
+    end, sealed, damaged = _count(segment, data, recovered)
+    if damaged:
+        segment.path.with_suffix(".damaged").write_bytes(data)
+    recovered.truncated_bytes += len(data) - end
+    fd = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, end)
+        if not sealed:
+            os.pwrite(fd, encode_note(Letter.SEALED, recovered.last_ns, {"recovered": True}), end)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    segment.path.rename(segment.path.with_suffix(".log"))
+    sync_folder(segment.path.parent)
+
+
+def _count(segment: Segment, data: bytes, recovered: Recovered) -> tuple[int, bool, bool]:
+    """Fold one segment into `recovered`; return the end of its last record, whether it is sealed, whether it is damaged inside."""
+    end, sealed, damaged = len(data), False, False
+    numbers = recovered.numbers
+    numbers.segment = max(numbers.segment, segment.number + 1)
+    for record in read_records(data):
+        if isinstance(record, Damage):
+            if record.tail:
+                end = record.start
+            else:
+                damaged = True
+        elif isinstance(record, Batch):
+            recovered.last_ns = max(recovered.last_ns, record.received_ns)
+            numbers.frame = max(numbers.frame, record.first_frame + len(record.frames))
+            if opened := recovered.open_sessions.get(record.session):
+                opened["frames"] += len(record.frames)
+                opened["bytes"] += sum(map(len, record.frames))
+        else:
+            sealed = record.letter is Letter.SEALED
+            _note(record, recovered)
+    return end, sealed, damaged
+
+
+def _note(note: Note, recovered: Recovered) -> None:
+    recovered.last_ns = max(recovered.last_ns, note.ns)
+    numbers = recovered.numbers
+    if note.letter is Letter.SEGMENT:
+        numbers.frame = max(numbers.frame, note.value["next_frame"])
+        numbers.session = max(numbers.session, note.value["next_session"])
+    elif note.letter is Letter.OPENED:
+        number = note.value["session"]
+        numbers.session = max(numbers.session, number + 1)
+        recovered.open_sessions[number] = {"frames": 0, "bytes": 0} | note.value
+    elif note.letter is Letter.LIVE and note.value["session"] in recovered.open_sessions:
+        recovered.open_sessions[note.value["session"]]["live_ns"] = note.ns
+    elif note.letter is Letter.ENDED:
+        recovered.open_sessions.pop(note.value["session"], None)

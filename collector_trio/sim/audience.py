@@ -1,0 +1,66 @@
+"""Who is subscribed to what on one simulated exchange."""
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+if TYPE_CHECKING:
+    from collector_trio.sim.connection import Connection
+
+
+@attrs.define(eq=False)
+class Subscription:
+    """One stream of one instrument on one connection. `started`: the snapshot it begins with has been sent."""
+
+    connection: "Connection"
+    stream: str
+    native_symbol: str
+    micro: bool = False
+    started: bool = False
+
+
+@attrs.define(eq=False)
+class Audience:
+    """All subscriptions of an exchange, in the order in which they were made."""
+
+    _by_key: dict[tuple[str, str], dict["Connection", Subscription]] = attrs.Factory(dict)
+    _changed: trio.Event = attrs.Factory(trio.Event)
+
+    def add(self, subscription: Subscription) -> None:
+        """Subscribe; doing so twice on a connection changes nothing."""
+        key = (subscription.stream, subscription.native_symbol)
+        self._by_key.setdefault(key, {}).setdefault(subscription.connection, subscription)
+        self._wake()
+
+    def remove(self, connection: "Connection", stream: str, native_symbol: str) -> None:
+        """Unsubscribe; from nothing, too."""
+        self._by_key.get((stream, native_symbol), {}).pop(connection, None)
+        self._wake()
+
+    def leave(self, connection: "Connection") -> None:
+        """Forget a connection."""
+        for subscriptions in self._by_key.values():
+            subscriptions.pop(connection, None)
+        self._wake()
+
+    def of(self, stream: str, native_symbol: str) -> list[Subscription]:
+        """List who hears this stream of this instrument."""
+        return list(self._by_key.get((stream, native_symbol), {}).values())
+
+    def of_symbol(self, native_symbol: str) -> list[Subscription]:
+        """List every subscription to this instrument, whatever the stream."""
+        return [
+            subscription
+            for (_, native), subscriptions in self._by_key.items()
+            if native == native_symbol
+            for subscription in subscriptions.values()
+        ]
+
+    async def change(self) -> None:
+        """Wait until somebody subscribes, unsubscribes or leaves."""
+        await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -1,0 +1,273 @@
+"""One WebSocket as the simulated exchange sees it.
+
+Everything the server says goes through one outbox, and one task writes it: so nothing needs a lock, control frames cannot fall into
+the middle of data, many frames go out in one write, and the truth is logged in the order of the wire, once the write has returned.
+
+wsproto is driven directly. An exchange polices what a WebSocket library hides from its user: how many pings and pongs came, and with
+which payload; and a simulated one must also be able to end a connection in ways a library forbids.
+"""
+
+import socket as stdlib_socket
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import trio
+import wsproto
+from wsproto.connection import ConnectionType
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.utilities import RemoteProtocolError
+
+from collector_trio.sim.audience import Subscription
+from collector_trio.sim.http import Request
+from collector_trio.sim.truth import ConnectionRecord, Fact, Sent, Truth
+
+FLUSH_S = 1.0  # how long what is queued may take once a connection is to end
+LINGER_S = 1.0  # how long the peer has to end its half
+READ_BYTES = 65536
+# A client that lets this much pile up is too slow and is cut (protocols.md 1.2, 4.2 code 4005).
+MAX_OUTBOX_BYTES = 32 * 2**20
+
+
+class Session(Protocol):
+    """What an exchange makes of one connection's messages."""
+
+    MAX_MESSAGE_BYTES: int
+
+    def received(self, text: str) -> None:
+        """Take one whole text message."""
+
+    def heard(self) -> None:
+        """Take note of any inbound message: text, ping or pong."""
+
+    def ponged(self, payload: bytes) -> None:
+        """Take a pong."""
+
+    async def keep(self) -> None:
+        """Run the timers until cancelled."""
+
+    def left(self) -> None:
+        """Forget the subscriptions: the connection is over."""
+
+
+@attrs.frozen
+class _Item:
+    """One frame in the outbox: data if it has a fact, else control of some kind ("control", "ping", "pong", "")."""
+
+    frame: bytes
+    kind: str
+    sent: Sent | None = None
+
+
+def text_frame(text: bytes) -> bytes:
+    """Build an unmasked, unfragmented text frame (RFC 6455 section 5.2)."""
+    length = len(text)
+    if length < 126:
+        return bytes((0x81, length)) + text
+    if length < 65536:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + text
+    return b"\x81\x7f" + length.to_bytes(8, "big") + text
+
+
+class Connection:
+    """One accepted WebSocket. `send`, `say`, `ping` and `end` return at once; `converse` lives as long as the connection."""
+
+    def __init__(self, stream: trio.abc.Stream, request: Request, record: ConnectionRecord, truth: Truth) -> None:
+        self.record = record
+        self.endpoint = record.endpoint
+        self.stalled_until = 0.0
+        self.last_push = trio.current_time()
+        self._stream = stream
+        self._request = request
+        self._truth = truth
+        self._ws = wsproto.WSConnection(ConnectionType.SERVER)
+        self._outbox: list[_Item] = []
+        self._outbox_bytes = 0
+        self._written = trio.Event()
+        self._queued = trio.Event()
+        self._scope = trio.CancelScope()
+        self._ending: str | None = None
+        self._peer_closed = False
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether data are being withheld."""
+        return trio.current_time() < self.stalled_until
+
+    @property
+    def open(self) -> bool:
+        """Tell whether anything can still be sent."""
+        return self._ending is None
+
+    def publish(self, subscription: Subscription, text: bytes, fact: Fact) -> None:
+        """Send one data frame, unless the connection is stalled."""
+        if not self.stalled:
+            self.send([(text, fact)], micro=subscription.micro)
+
+    def send(self, frames: Sequence[tuple[bytes, Fact]], *, micro: bool = False) -> None:
+        """Queue data frames, in this order."""
+        if self.open:
+            for text, fact in frames:
+                self._queue(_Item(text_frame(text), "data", Sent(self.record.conn, fact, micro, certain=True)))
+            self.last_push = trio.current_time()
+
+    def say(self, text: str) -> None:
+        """Queue a text that is no data: an ack, an error, a notice, a pong in words."""
+        if self.open:
+            self._queue(_Item(text_frame(text.encode()), "control"))
+            self.last_push = trio.current_time()
+
+    def ping(self, payload: bytes) -> None:
+        """Queue a protocol ping."""
+        if self.open:
+            self._queue(_Item(self._ws.send(Ping(payload=payload)), "ping"))
+
+    def end(self, how: str, code: int = 1000, reason: str = "") -> None:
+        """End the connection after what is queued: how is "close" (with `code`), "drop" (FIN) or "abort" (RST)."""
+        if not self.open:
+            return
+        if how == "close":
+            self._queue(_Item(self._ws.send(CloseConnection(code=code, reason=reason)), ""))
+        self._ending = f"close {code} {reason}".rstrip() if how == "close" else how
+        self._scope.deadline = trio.current_time() + FLUSH_S
+        self._queued.set()
+
+    async def written(self) -> None:
+        """Wait until the outbox is empty or the connection is over."""
+        while self._outbox_bytes:
+            await self._written.wait()
+
+    async def converse(self, session: Session) -> str:
+        """Shake hands, then let `session` talk until either side ends it. Returns how it ended; the stream is left to the caller.
+
+        Raises `RemoteProtocolError` where the request is no proper WebSocket handshake.
+        """
+        self._ws.initiate_upgrade_connection(self._request.raw_headers, self._request.target)
+        self._outbox.insert(0, _Item(self._ws.send(AcceptConnection()), ""))
+        self._queued.set()
+        with self._scope:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(session.keep)
+                    await self._read(session)
+                    if self._peer_closed:
+                        self._queued.set()
+                        await trio.sleep_forever()  # the writer ends this, once the answer to the peer's close is out
+                    nursery.cancel_scope.cancel()
+            except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._ending = self._ending or "lost"
+        ended = self._ending or "eof"
+        self._ending = ended
+        self._outbox_bytes = 0
+        self._written.set()
+        await self._finish(ended)
+        return ended
+
+    def _queue(self, item: _Item) -> None:
+        self._outbox.append(item)
+        self._outbox_bytes += len(item.frame)
+        self._queued.set()
+        if self._outbox_bytes > MAX_OUTBOX_BYTES:
+            self.end("abort")
+
+    async def _write(self) -> None:
+        while True:
+            await self._queued.wait()
+            self._queued = trio.Event()
+            while self._outbox:
+                batch, self._outbox = self._outbox, []
+                certain = False
+                try:
+                    await self._stream.send_all(b"".join([item.frame for item in batch]))
+                    certain = True
+                finally:
+                    self._log(batch, certain)
+                    self._outbox_bytes -= sum(len(item.frame) for item in batch)
+            self._written.set()
+            self._written = trio.Event()
+            if self._ending is not None:
+                self._scope.cancel()
+
+    def _log(self, batch: list[_Item], certain: bool) -> None:
+        entries = [item.sent for item in batch if item.sent is not None]
+        if not certain:
+            entries = [entry._replace(certain=False) for entry in entries]
+            self.record.uncertain += len(entries)
+        else:
+            self.record.data += len(entries)
+            self.record.control += sum(item.kind == "control" for item in batch)
+            self.record.pings += sum(item.kind == "ping" for item in batch)
+            self.record.pongs += sum(item.kind == "pong" for item in batch)
+        self._truth.add_sent(entries)
+
+    async def _read(self, session: Session) -> None:
+        """Give what comes to `session`, until the peer closes or is gone."""
+        parts: list[str] = []
+        data: bytes | bytearray = self._request.rest
+        while True:
+            try:
+                if data:
+                    self._ws.receive_data(bytes(data))
+                for event in self._ws.events():
+                    if isinstance(event, CloseConnection):
+                        self._peer_closed = True
+                        if self.open:
+                            self._queue(_Item(self._ws.send(event.response()), ""))
+                            self._ending = f"closed by peer {event.code}"
+                        return
+                    self._take(session, event, parts)
+            except RemoteProtocolError as error:
+                self.end("close", 1002, str(error)[:100])
+            data = await self._stream.receive_some(READ_BYTES)
+            if not data:
+                return
+
+    def _take(self, session: Session, event: wsproto.events.Event, parts: list[str]) -> None:
+        if isinstance(event, Ping):
+            if self.open:
+                self._queue(_Item(self._ws.send(event.response()), "pong"))
+        elif isinstance(event, Pong):
+            session.ponged(bytes(event.payload))
+        elif isinstance(event, BytesMessage):
+            self.end("close", 1003, "text only")
+            return
+        elif isinstance(event, TextMessage):
+            parts.append(event.data)
+            if sum(map(len, parts)) > session.MAX_MESSAGE_BYTES:
+                self.end("close", 1009, "Max frame length exceeded")
+                return
+            if not event.message_finished:
+                return
+        else:
+            return  # the handshake's own events
+        self.record.received += 1
+        session.heard()
+        if isinstance(event, TextMessage) and self.open:
+            text = "".join(parts)
+            parts.clear()
+            session.received(text)
+
+    async def _finish(self, ended: str) -> None:
+        """End the stream in the way that was chosen."""
+        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        with trio.move_on_after(LINGER_S):
+            try:
+                if ended == "abort":
+                    if isinstance(transport, trio.SocketStream):
+                        linger = struct.pack("ii", 1, 0)
+                        transport.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
+                    await trio.aclose_forcefully(transport)
+                elif ended == "drop" and isinstance(transport, trio.abc.HalfCloseableStream):
+                    await transport.send_eof()
+                    await self._drain(transport)
+                elif ended.startswith("close ") and not self._peer_closed:
+                    await self._drain(self._stream)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                return  # the peer was faster
+
+    async def _drain(self, stream: trio.abc.Stream) -> None:
+        """Read the peer's half to its end: closing a socket with unread bytes would send RST where FIN was meant."""
+        while await stream.receive_some(READ_BYTES):
+            pass

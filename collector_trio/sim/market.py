@@ -1,0 +1,188 @@
+"""A market that walks at random: a book of ladders, takers who eat from it, makers who stir it. No clock, no I/O.
+
+Prices are counted in ticks and sizes in lots, so that nothing is ever rounded; `Listing` turns them into an exchange's text.
+"""
+
+from bisect import bisect_left
+from random import Random
+
+import attrs
+
+FEWEST_LEVELS = 450
+MOST_LEVELS = 700
+AT_FIRST = 560
+
+
+@attrs.frozen
+class Listing:
+    """How an exchange lists one instrument. `padded`: digits always printed after the point; None drops trailing zeros."""
+
+    symbol: str
+    native_symbol: str
+    price: float
+    tick_digits: int
+    lot_digits: int
+    padded: int | None
+    trades_per_s: float
+    book_changes_per_s: float
+
+    @property
+    def base(self) -> str:
+        """The asset that is traded."""
+        return self.symbol.split("-")[0]
+
+    @property
+    def quote(self) -> str:
+        """The asset it is paid in."""
+        return self.symbol.split("-")[1]
+
+    def price_text(self, ticks: int) -> str:
+        """Spell a price."""
+        return spell(ticks, self.tick_digits, self.padded)
+
+    def size_text(self, lots: int) -> str:
+        """Spell a size."""
+        return spell(lots, self.lot_digits, self.padded)
+
+
+def spell(value: int, digits: int, padded: int | None) -> str:
+    """Spell value / 10**digits: `spell(612345, 1, None)` is "61234.5", `spell(612345, 1, 8)` is "61234.50000000"."""
+    whole, part = divmod(value, 10**digits)
+    fraction = str(part).zfill(digits) if digits else ""
+    fraction = fraction.rstrip("0") if padded is None else fraction.ljust(padded, "0")
+    return f"{whole}.{fraction}" if fraction else str(whole)
+
+
+@attrs.frozen
+class Fill:
+    """What one taker order took at one price: one or more matches, with the makers' sizes in lots."""
+
+    price: int
+    matches: tuple[int, ...]
+
+
+@attrs.define(eq=False)
+class Ladder:
+    """One side of a book: `prices` ascending, `lots` by price, and what changed since `changes` was last asked."""
+
+    prices: list[int]
+    lots: dict[int, int]
+    _touched: dict[int, None] = attrs.Factory(dict)
+
+    def put(self, price: int, lots: int) -> None:
+        """Set the size at a price; 0 takes the level away."""
+        if lots == 0:
+            del self.lots[price]
+            del self.prices[bisect_left(self.prices, price)]
+        else:
+            if price not in self.lots:
+                self.prices.insert(bisect_left(self.prices, price), price)
+            self.lots[price] = lots
+        self._touched[price] = None
+
+    def changes(self) -> list[tuple[int, int]]:
+        """Return every level that changed since the last call, with its size now, and forget them."""
+        changed = [(price, self.lots.get(price, 0)) for price in sorted(self._touched)]
+        self._touched.clear()
+        return changed
+
+
+class Market:
+    """One instrument's book and its walk. Every change of a level raises `update_id` by one."""
+
+    def __init__(self, listing: Listing, rng: Random) -> None:
+        self.listing = listing
+        self.rng = rng
+        self.update_id = rng.randrange(10**9, 9 * 10**9)
+        self.match_id = rng.randrange(10**8, 10**9)
+        middle = round(listing.price * 10**listing.tick_digits)
+        self._usual_lots = max(2, round(20_000 / listing.price * 10**listing.lot_digits))
+        self.bids = self._new_ladder(middle, -1)
+        self.asks = self._new_ladder(middle, +1)
+
+    @property
+    def best_bid(self) -> int:
+        """The highest price somebody pays."""
+        return self.bids.prices[-1]
+
+    @property
+    def best_ask(self) -> int:
+        """The lowest price somebody asks."""
+        return self.asks.prices[0]
+
+    def take(self) -> tuple[str, list[Fill]]:
+        """Let a taker come: returns its side ("buy" or "sell") and what it took, price by price."""
+        side = self.rng.choice(("buy", "sell"))
+        ladder = self.asks if side == "buy" else self.bids
+        wanted = max(1, round(self.rng.paretovariate(1.2) * 0.1 * self._usual_lots))
+        fills = []
+        while wanted and len(fills) < 3:
+            price = ladder.prices[0 if side == "buy" else -1]
+            taken = min(wanted, ladder.lots[price])
+            wanted -= taken
+            fills.append(Fill(price, self._split(taken)))
+            self._put(ladder, price, ladder.lots[price] - taken)
+        self._replenish()
+        return side, fills
+
+    def stir(self, changes: int) -> None:
+        """Let makers change about `changes` levels, most of them near the top."""
+        for _ in range(changes):
+            if self.best_ask - self.best_bid > 2 and self.rng.random() < 0.5:
+                self._improve()
+                continue
+            bid = self.rng.random() < 0.5
+            ladder = self.bids if bid else self.asks
+            place = min(int(self.rng.expovariate(1 / 25)), len(ladder.prices) - 1)
+            price = ladder.prices[-1 - place if bid else place]
+            draw = self.rng.random()
+            neighbour = price - 1 if bid else price + 1
+            if draw < 0.2:
+                self._put(ladder, price, 0)
+            elif draw < 0.4 and neighbour > 0 and neighbour not in ladder.lots:
+                self._put(ladder, neighbour, self._size())
+            else:
+                self._put(ladder, price, self._size())
+            self._replenish()
+
+    def _improve(self) -> None:
+        if self.rng.random() < 0.5:
+            self._put(self.bids, self.best_bid + 1, self._size())
+        else:
+            self._put(self.asks, self.best_ask - 1, self._size())
+
+    def _replenish(self) -> None:
+        """Keep each side between its bounds by adding or taking away at the far end."""
+        for ladder, far, away in ((self.bids, 0, -1), (self.asks, -1, +1)):
+            while len(ladder.prices) < FEWEST_LEVELS + 20:
+                price = ladder.prices[far] + away * self.rng.randint(1, 4)
+                if price <= 0:
+                    break
+                self._put(ladder, price, self._size())
+            while len(ladder.prices) > MOST_LEVELS:
+                self._put(ladder, ladder.prices[far], 0)
+
+    def _put(self, ladder: Ladder, price: int, lots: int) -> None:
+        ladder.put(price, lots)
+        self.update_id += 1
+
+    def _size(self) -> int:
+        return max(1, round(self.rng.expovariate(1 / self._usual_lots)))
+
+    def _split(self, lots: int) -> tuple[int, ...]:
+        """Split what was taken among one to three makers."""
+        parts = []
+        for _ in range(self.rng.choice((0, 0, 0, 1, 2))):
+            part = round(lots * self.rng.random())
+            if 0 < part < lots:
+                parts.append(part)
+                lots -= part
+        return (*parts, lots)
+
+    def _new_ladder(self, middle: int, away: int) -> Ladder:
+        price, lots = middle, {}
+        for _ in range(AT_FIRST):
+            price += away * self.rng.choice((1, 1, 1, 2, 3, 5))
+            if price > 0:
+                lots[price] = self._size()
+        return Ladder(sorted(lots), lots)

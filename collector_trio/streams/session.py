@@ -1,0 +1,318 @@
+"""One session: the life of one connection, from dialling to whatever ends it.
+
+The order of events. `run` writes down that the session opens, then enters `connect`: from that line on there is a socket, and it is gone
+when the block is left, however it is left. Inside, one nursery: the subscriber asks for everything, batch by batch and within the
+message budget; the pinger, where an exchange wants one, keeps the connection open; the watch judges silence. Frames arrive on none of
+these tasks: the connection's reader calls `on_batch`, synchronously, and what it does is append, decode, note who was heard.
+
+A subscription is *prompt* when the exchange promises data soon (a snapshot, a busy book); it is proven by its first data, an ack proves
+nothing. The others are proven by data of any sibling, or, where all are sparse, by having been asked without refusal. When all are
+proven the session is *live*. From then on a prompt subscription that falls silent while others speak is asked for again, alone; a wholly
+silent socket ends the session. Every end is a value, a `ConnectionEnded` with its reason: it is logged, counted, and written down.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NoReturn, Protocol
+
+import attrs
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from collector_trio.errors import ConnectionEnded
+from collector_trio.exchanges.protocol import Control, ControlKind, Decoded, Exchange, Ignored, Reject
+from collector_trio.journal.append import Journal
+from collector_trio.journal.records import Letter
+from collector_trio.net.budgets import Budget
+from collector_trio.net.connect import Connection, Sink
+from collector_trio.plan import StreamPlan, Subscription
+
+# The reader's turn before anyone is judged: a process that was stopped must read what waited before it ends its sessions.
+GRACE_S = 0.5
+# A whole socket is not given up for less than this, however busy its books: TCP may need that long to repair a loss.
+SOCKET_SILENCE_S = 5.0
+# Asking again for one silent subscription: after its limit, then after twice as long, up to this.
+ASK_AGAIN_MAX_S = 600.0
+# After so many askings a subscription without data no longer keeps the others from being live: a delisted symbol may be acked.
+EXCUSED_AFTER = 3
+
+
+class Connect(Protocol):
+    """The one door, with everything but the address and the sink already given."""
+
+    def __call__(self, url: str, sink: Sink) -> AbstractAsyncContextManager[Connection]:
+        """Open a WebSocket whose frames go to `sink`."""
+
+
+@attrs.define
+class Watched:
+    """What is known of one subscription: when it was asked for, how often, and when it was last heard (trio time)."""
+
+    subscription: Subscription
+    asked_at: float | None = None
+    askings: int = 0
+    heard_at: float | None = None
+    refused: bool = False
+
+    def overdue_at(self) -> float:
+        """Return when silence becomes a fault; infinity where it is none."""
+        if self.refused or self.asked_at is None:
+            return float("inf")
+        if self.heard_at is not None and self.heard_at >= self.asked_at:
+            limit_s = self.subscription.silence_s
+            return float("inf") if limit_s is None else self.heard_at + limit_s
+        if not self.subscription.prompt:
+            return float("inf")
+        return self.asked_at + min(self.subscription.first_data_s * 2 ** (self.askings - 1), ASK_AGAIN_MAX_S)
+
+    def quiet_limit_s(self) -> float:
+        """Return how long this subscription may be silent now."""
+        heard = self.heard_at is not None
+        return (self.subscription.silence_s if heard else None) or self.subscription.first_data_s
+
+
+@attrs.define
+class Session:
+    """One connection's life. Made for one `run`; its counters can be read while it runs and afterwards."""
+
+    number: int
+    stream: StreamPlan
+    exchange: Exchange
+    journal: Journal
+    clock: Callable[[], int]
+    log: FilteringBoundLogger
+    messages: Budget
+    frames: int = 0
+    bytes: int = 0
+    rejects: int = 0
+    peer: str = ""
+    opened_ns: int = 0
+    live_ns: int | None = None
+    live_at: float | None = None  # trio time
+    ending: ConnectionEnded | None = None
+    _watched: dict[tuple[str, str], Watched] = attrs.field(factory=dict)
+    _unproven: set[tuple[str, str]] = attrs.field(factory=set)
+    _heard_at: float = 0.0
+    _request: int = 0
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    async def run(self, connect: Connect) -> NoReturn:
+        """Open the connection and live until something ends it. Raises ConnectionEnded; a cancellation and a bug pass through."""
+        self._watched = {s.key: Watched(s) for s in self.stream.subscriptions}
+        self._unproven = {s.key for s in self.stream.subscriptions if s.prompt}
+        self.opened_ns = self.clock()
+        self.journal.note(Letter.OPENED, self._facts(), current=self._name)
+        reason = "stopped"  # nothing but a cancellation leaves it at that
+        try:
+            try:
+                async with connect(self.stream.url, self) as connection:
+                    await self._live(connection)
+            except* ConnectionEnded as group:
+                self.ending = _first(group)
+            if self.ending is not None:
+                reason = self.ending.reason
+                raise self.ending
+            raise AssertionError("a connection's block ends by an exception")
+        except ConnectionEnded:
+            raise
+        except Exception:
+            reason = "crashed"
+            raise
+        finally:
+            self.journal.forget(self._name)
+            detail = self.ending.detail if self.ending is not None else ""
+            self.journal.note(Letter.ENDED, self._facts() | {"reason": reason, "detail": detail})
+
+    async def _live(self, connection: Connection) -> None:
+        self.peer = connection.peer
+        self.journal.update(self._name, peer=self.peer)
+        self.log.debug("connected", peer=self.peer)
+        self._heard_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_for_all, connection)
+            nursery.start_soon(self._ping, connection)
+            nursery.start_soon(self._watch, connection)
+
+    # What the connection's reader calls
+
+    def on_batch(self, frames: list[bytes], received_ns: int) -> bool:
+        """Append what one read brought, then note who was heard. False when the journal refuses; nothing has happened then."""
+        if not self.journal.append(self.number, received_ns, frames):
+            return False
+        self.frames += len(frames)
+        self.bytes += sum(map(len, frames))
+        now, decode = trio.current_time(), self.exchange.decode
+        for frame in frames:
+            self._take(decode(frame), now)
+        return True
+
+    async def room(self) -> None:
+        """Wait until the journal accepts again; the silence in between is ours and nobody is judged for it."""
+        await self.journal.room()
+
+    def _take(self, decoded: Decoded, now: float) -> None:
+        if isinstance(decoded, (tuple, list)):
+            row = decoded[0]
+            self._heard((row.channel, row.native_symbol), now)
+        elif isinstance(decoded, Ignored):
+            if decoded.channel is not None and decoded.native_symbol is not None:
+                self._heard((decoded.channel, decoded.native_symbol), now)
+        elif isinstance(decoded, Control):
+            self._take_control(decoded)
+        elif isinstance(decoded, Reject):
+            self.rejects += 1
+            if self.rejects == 1:
+                self.log.warning("frame rejected", reason=decoded.reason)
+
+    def _heard(self, key: tuple[str, str], now: float) -> None:
+        self._heard_at = now
+        watched = self._watched.get(key)
+        if watched is None:
+            return
+        watched.heard_at = now
+        watched.askings = 1
+        if key in self._unproven or self.live_at is None:
+            self._unproven.discard(key)
+            self._judge_live()
+
+    def _take_control(self, control: Control) -> None:
+        if control.kind is ControlKind.ERROR:
+            self.log.warning("refused by the exchange", code=control.code, text=control.text, request=control.request)
+            named = self._watched.get((control.channel or "", control.native_symbol or ""))
+            if named is not None:
+                named.refused = True
+                self._unproven.discard(named.subscription.key)
+                self._changed.set()
+        elif control.kind is ControlKind.NOTICE:
+            self.log.info("exchange will close the connection", text=control.text, code=control.code)
+
+    # Tasks
+
+    async def _ask_for_all(self, connection: Connection) -> None:
+        for batch in self.exchange.batches(self.stream.subscriptions):
+            await self._ask(connection, batch)
+        self._changed.set()
+
+    async def _ask(self, connection: Connection, subscriptions: Sequence[Subscription]) -> None:
+        """Subscribe, and start the clock of the first data."""
+        self._request += 1
+        await self._send(connection, self.exchange.subscribe(subscriptions, self._request))
+        now = trio.current_time()
+        for subscription in subscriptions:
+            watched = self._watched[subscription.key]
+            watched.asked_at = now
+            watched.askings += 1
+
+    async def _ask_again(self, connection: Connection, watched: Watched) -> None:
+        """Subscribe one silent subscription again; the others are left alone."""
+        self.log.warning(
+            "silent subscription asked again",
+            channel=watched.subscription.channel,
+            native_symbol=watched.subscription.native_symbol,
+            askings=watched.askings,
+        )
+        self._request += 1
+        await self._send(connection, self.exchange.unsubscribe([watched.subscription], self._request))
+        await self._ask(connection, [watched.subscription])
+        if watched.askings >= EXCUSED_AFTER:
+            self._unproven.discard(watched.subscription.key)
+            self._judge_live()
+
+    async def _send(self, connection: Connection, text: str) -> None:
+        await self.messages.take()
+        self.journal.note(Letter.SUBSCRIBE, {"session": self.number, "text": text})
+        await connection.send(text)
+
+    async def _ping(self, connection: Connection) -> None:
+        """Keep an exchange that closes idle connections from doing so, and see that it answers."""
+        if self.exchange.PING is None:
+            return
+        while True:
+            await trio.sleep(self.exchange.PING_EVERY_S)
+            frames, refusing = self.frames, self.journal.is_refusing
+            await connection.send(self.exchange.PING)
+            await trio.sleep(self.exchange.PING_EVERY_S / 2)
+            if self.frames == frames and not refusing and not self.journal.is_refusing:
+                await trio.sleep(GRACE_S)
+                if self.frames == frames:
+                    raise ConnectionEnded("silent", f"no answer to {self.exchange.PING!r}")
+
+    async def _watch(self, connection: Connection) -> None:
+        """Judge silence: one deadline, moved by data; see the module's text."""
+        while True:
+            overdue_at = min(watched.overdue_at() for watched in self._watched.values())
+            sparse_at = self._sparse_proof_at()
+            self._changed = trio.Event()
+            with trio.move_on_at(min(overdue_at, sparse_at)):
+                await self._changed.wait()
+                continue
+            if self.journal.is_refusing:
+                await self.journal.room()
+            await trio.sleep(GRACE_S)
+            now = trio.current_time()
+            if now >= sparse_at:
+                self._judge_live()
+            late = [watched for watched in self._watched.values() if watched.overdue_at() <= now - GRACE_S]
+            if late:
+                await self._judge(connection, late, now)
+
+    async def _judge(self, connection: Connection, late: Sequence[Watched], now: float) -> None:
+        silent_s = now - self._heard_at
+        limit_s = max(SOCKET_SILENCE_S, min(watched.quiet_limit_s() for watched in late))
+        if silent_s > limit_s:
+            first = late[0].subscription
+            named = f"{first.channel} {first.native_symbol}" + (f" and {len(late) - 1} more" if late[1:] else "")
+            reason = "silent" if self.live_at is not None else "unproven"
+            raise ConnectionEnded(reason, f"no data for {silent_s:.1f} s ({named})")
+        spoken_since = [w for w in late if self._heard_at > (w.heard_at or w.asked_at or 0.0)]
+        for watched in spoken_since:
+            await self._ask_again(connection, watched)
+        if not spoken_since:  # nothing at all was heard, but not for long enough to give the socket up
+            await trio.sleep_until(self._heard_at + limit_s)
+
+    # Liveness
+
+    def _sparse_proof_at(self) -> float:
+        """Return when subscriptions that promise nothing count as proven, having been asked and not refused."""
+        if self.live_at is not None or self._unproven:
+            return float("inf")
+        asked = [w.asked_at + w.subscription.first_data_s for w in self._watched.values() if w.asked_at is not None]
+        return max(asked, default=float("inf"))
+
+    def _judge_live(self) -> None:
+        if self.live_at is not None or self._unproven:
+            return
+        if all(watched.refused for watched in self._watched.values()):
+            return
+        if any(watched.asked_at is None for watched in self._watched.values()):
+            return
+        heard = any(watched.heard_at is not None for watched in self._watched.values())
+        if heard or trio.current_time() >= self._sparse_proof_at():
+            self.live_at, self.live_ns = trio.current_time(), self.clock()
+            self.journal.note(Letter.LIVE, {"session": self.number})
+            self.journal.update(self._name, live_ns=self.live_ns)
+            self.log.info("live", peer=self.peer)
+
+    @property
+    def _name(self) -> str:
+        return f"session {self.number}"
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "session": self.number,
+            "stream": self.stream.name,
+            "exchange": self.stream.exchange,
+            "markets": list(self.stream.markets),
+            "url": self.stream.url,
+            "opened_ns": self.opened_ns,
+            "live_ns": self.live_ns,
+            "peer": self.peer,
+            "frames": self.frames,
+            "bytes": self.bytes,
+        }
+
+
+def _first(group: BaseExceptionGroup[ConnectionEnded]) -> ConnectionEnded:
+    """Return the first ending in a nursery's group: the others followed from it."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,0 +1,137 @@
+"""The supervisor: for each stream a loop around a session, with a backoff that cannot storm.
+
+A reconnect is not an event that somebody handles: it is the next turn of the loop in `keep_stream`. When `Session.run` raises, its
+socket is already closed.
+"""
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import attrs
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from collector_trio.errors import ConnectionEnded
+from collector_trio.exchanges.protocol import Exchange
+from collector_trio.journal.append import Journal
+from collector_trio.net.budgets import Budget, Budgets
+from collector_trio.plan import Rate, StreamPlan
+from collector_trio.streams.session import Connect, Session
+
+FIRST_DELAY_S = 1.0
+LONGEST_DELAY_S = 30.0
+HEALTHY_S = 60.0  # so long must a session have been live for the next delay to be a short one again
+STREAM_DIALS = Rate(10, 60.0)  # whatever the jitter draws
+CRASHES = Rate(5, 300.0)  # a stream that crashes more often than this is parked
+
+
+def backoff(random_: random.Random) -> Iterator[float]:
+    """Yield delays in seconds: uniform between 0 and a bound that doubles up to `LONGEST_DELAY_S` ("full jitter",
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)."""
+    bound_s = FIRST_DELAY_S
+    while True:
+        yield random_.uniform(0.0, bound_s)
+        bound_s = min(bound_s * 2, LONGEST_DELAY_S)
+
+
+@attrs.define
+class Stream:
+    """What is known of one stream: its plan, the session it has now, and what became of those before."""
+
+    plan: StreamPlan
+    session: Session | None = None
+    ended: Counter[str] = attrs.field(factory=Counter)
+    sessions: int = 0
+    lived: int = 0  # sessions that were live
+    frames_before: int = 0  # of sessions that are over
+    bytes_before: int = 0
+    parked: bool = False
+
+    @property
+    def frames(self) -> int:
+        """Frames accepted so far."""
+        return self.frames_before + (self.session.frames if self.session else 0)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of frames accepted so far."""
+        return self.bytes_before + (self.session.bytes if self.session else 0)
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether the present session is live."""
+        return self.session is not None and self.session.live_at is not None
+
+
+@attrs.frozen
+class Surroundings:
+    """What all streams share: the journal, the clock, randomness, the door to the network, and the venues' budgets."""
+
+    journal: Journal
+    clock: Callable[[], int]
+    random: random.Random
+    connect: Connect
+    budgets: Budgets
+    log: FilteringBoundLogger
+
+
+async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) -> NoReturn:
+    """Keep one stream connected until cancelled. Says so once when it goes down and once when it is live again."""
+    plan = stream.plan
+    log = around.log.bind(stream=plan.name)
+    venue_dials = around.budgets.get(f"{plan.exchange} dials", plan.limits.dials)
+    own_dials = Budget(STREAM_DIALS)
+    crashes: deque[float] = deque(maxlen=int(CRASHES.limit))
+    delays = backoff(around.random)
+    down = False
+    while True:
+        await own_dials.take()
+        await venue_dials.take()
+        session = _new_session(stream, exchange, around, log)
+        crashed = False
+        try:
+            await session.run(around.connect)
+        except ConnectionEnded as ended:
+            level = log.warning if session.live_at is not None or not down else log.debug
+            level("ended", session=session.number, reason=ended.reason, detail=ended.detail, frames=session.frames)
+            stream.ended[ended.reason] += 1
+        except Exception:  # noqa: BLE001 - a bug in one stream must not end the others; it is logged, counted, bounded
+            log.exception("crashed", session=session.number)
+            stream.ended["crashed"] += 1
+            crashed = True
+        finally:
+            _account(stream, session)
+        down = True
+        if crashed:
+            crashes.append(trio.current_time())
+            if len(crashes) == crashes.maxlen and crashes[-1] - crashes[0] <= CRASHES.period_s:
+                await _park(stream, log)
+        if session.live_at is not None and trio.current_time() - session.live_at > HEALTHY_S:
+            delays = backoff(around.random)
+        await trio.sleep(next(delays))
+
+
+def _new_session(stream: Stream, exchange: Exchange, around: Surroundings, log: FilteringBoundLogger) -> Session:
+    number = around.journal.next_session()
+    session = Session(
+        number, stream.plan, exchange, around.journal, around.clock, log.bind(session=number), Budget(stream.plan.limits.messages)
+    )
+    stream.session = session
+    stream.sessions += 1
+    return session
+
+
+def _account(stream: Stream, session: Session) -> None:
+    """Add a session that is over to its stream's totals."""
+    stream.frames_before += session.frames
+    stream.bytes_before += session.bytes
+    stream.lived += session.live_at is not None
+    stream.session = None
+
+
+async def _park(stream: Stream, log: FilteringBoundLogger) -> NoReturn:
+    stream.parked = True
+    log.error("parked", crashes=CRASHES.limit, period_s=CRASHES.period_s)
+    await trio.sleep_forever()
