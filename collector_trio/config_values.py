@@ -35,9 +35,12 @@ class WrongType(Fault):
 
 
 def nearest(word: str, allowed: Collection[str]) -> str | None:
-    """Return what of `allowed` is spelled nearly like `word`."""
+    """Return what of `allowed` is spelled nearly like `word`, or alone begins so."""
     by_spelling = {each.casefold(): each for each in allowed}
     near = get_close_matches(word.casefold(), by_spelling, n=1)
+    begun = [each for each in by_spelling if each.startswith(word.casefold())]
+    if not near and len(begun) == 1 and len(word) > 2:
+        near = begun
     return by_spelling[near[0]] if near else None
 
 
@@ -63,7 +66,7 @@ def boolean(value: object) -> bool:
 
 
 def array_of(read: Reader[T], wanted: str) -> Reader[tuple[T, ...]]:
-    """Take an array of at least one value, each once; raises cattrs' `IterableValidationError` with the faults of all."""
+    """Take an array of at least one value, each once; all faults come in one `IterableValidationError` of cattrs."""
 
     def read_array(value: object) -> tuple[T, ...]:
         if not isinstance(value, list):
@@ -223,10 +226,9 @@ def listen_address(value: object) -> str:
 def symbol(value: object) -> str:
     """Take BASE-QUOTE or a pattern of it; "!" in front excludes."""
     written = text(value)
-    name = written.removeprefix("!")
-    if SYMBOL_PATTERN.fullmatch(written) and name == name.upper() and (is_pattern(name) or name.count("-") == 1):
+    if _is_symbol(written):
         return written
-    spelled = re.sub(r"[/_:\s]+", "-", name.strip(" !").upper())
+    spelled = re.sub(r"[/_:\s]+", "-", written.strip(" !").upper())
     if spelled == "*":
         spelled = "*-*"
     elif "-" not in spelled:
@@ -235,10 +237,9 @@ def symbol(value: object) -> str:
     elif not is_pattern(spelled):
         spelled = "-".join(spelled.split("-")[:2])
     allowed = 'BASE-QUOTE, a pattern such as "*-USDT", or either behind "!"'
-    excluded = "!" * written.startswith("!")
-    if SYMBOL_PATTERN.fullmatch(spelled):
-        raise Fault(f'did you mean "{excluded}{spelled}"? ({allowed})')
-    raise Fault(f"allowed: {allowed}")
+    if written.startswith("!"):
+        spelled = f"!{spelled}"
+    raise Fault(f'did you mean "{spelled}"? ({allowed})' if _is_symbol(spelled) else f"allowed: {allowed}")
 
 
 def symbols(value: object) -> tuple[str, ...]:
@@ -252,7 +253,8 @@ def symbols(value: object) -> tuple[str, ...]:
 def endpoint_url(key: str, default: str, *, insecure: bool) -> Reader[str]:
     """Take the URL of an endpoint.
 
-    That of a WebSocket is complete, its path ends as the default's does; that of a REST API is a base for paths. The trailing slash of a base is dropped. Without encryption only loopback hosts are reached, unless `insecure`.
+    A WebSocket's is complete, its path ends as the default's does; a REST API's is a base for paths, its trailing slash
+    is dropped. Without encryption only loopback hosts are reached, unless `insecure`.
     """
     is_rest = key.startswith("rest")
     schemes = ("https", "http") if is_rest else ("wss", "ws")
@@ -286,6 +288,14 @@ def proxy_url(value: object) -> str:
     if url.path not in ("", "/") or url.query:
         raise Fault("a proxy has a host and a port, but no path")
     return urlunsplit(url).rstrip("/")
+
+
+def _is_symbol(written: str) -> bool:
+    """Tell whether this is BASE-QUOTE in capitals, or a pattern; no exchange here has symbols in small letters."""
+    one = written.count("-") == 1 or is_pattern(written)
+    return (
+        one and SYMBOL_PATTERN.fullmatch(written) is not None and written.isprintable() and written == written.upper()
+    )
 
 
 def _split(url: str, schemes: Sequence[str]) -> SplitResult:

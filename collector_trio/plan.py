@@ -116,10 +116,10 @@ def make_plan(
     carried: dict[Endpoint, dict[tuple[str, str], tuple[str, Instrument, Subscription]]] = {}
     unknown: list[str] = []
     for record in config.record:
-        exchange = exchanges[record.exchange]
         listed = instruments.get((record.exchange, record.market))
         if listed is None:
             continue
+        exchange = exchanges[record.exchange]
         chosen, missing = select(record.symbols, listed)
         unknown += [f"{record.exchange} {record.market} {symbol}" for symbol in missing]
         for channel in record.channels:

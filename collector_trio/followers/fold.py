@@ -91,6 +91,7 @@ class Fold:
         self.ignored: Counter[str] = Counter()  # frames by reason
         self.damages: list[Damage] = []
         self.first_frame: int | None = None
+        self.first_ns = 0
         self.last_ns = 0
         self._on_classified = on_classified
         self._sessions: dict[int, _Session] = {}
@@ -105,6 +106,7 @@ class Fold:
         if isinstance(record, Batch):
             self._feed_batch(record)
         elif isinstance(record, Note):
+            self.first_ns = self.first_ns or record.ns
             self.last_ns = max(self.last_ns, record.ns)
             self._feed_note(record)
         else:

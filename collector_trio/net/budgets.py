@@ -28,7 +28,7 @@ class Budget:
             raise ValueError(f"{n:g} units asked of a budget of {self.rate}")
         asked = trio.current_time()
         async with self._turn:
-            while self.used() + n > self.rate.limit and self._granted:
+            while self.used() + n > self.rate.limit and self._granted:  # noqa: ASYNC110  for time
                 await trio.sleep_until(self._granted[0][0] + self.rate.period_s)
             now = trio.current_time()
             self._granted.append((now, n))
@@ -52,7 +52,7 @@ class Budgets:
         self._budgets: dict[str, Budget] = {}
 
     def get(self, name: str, rate: Rate) -> Budget:
-        """Return the budget called `name`. It is made on first use; a different rate, as after a reload, holds from now on for all."""
+        """Return the budget called `name`, made on first use; a new rate, as after a reload, holds from now on."""
         budget = self._budgets.setdefault(name, Budget(rate))
         budget.rate = rate
         return budget

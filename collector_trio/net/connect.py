@@ -1,4 +1,5 @@
-"""The one door to WebSockets: a connection is an `async with`, and when the block is over its socket is closed and its tasks are gone.
+"""The one door to WebSockets: a connection is an `async with`, and when the block is over its socket is closed and its
+tasks are gone.
 
     connect ── owns ──▶ socket (TCP, TLS)
        └─ nursery
@@ -6,12 +7,14 @@
           ├─ drain: binary messages, which trio-websocket delivers ──▶ sink
           └─ the block
 
-The order in which it ends never varies: the block ends (or is cancelled because a task of the nursery has raised how the connection
-ended) → the tap lets nothing through → the nursery is cancelled, so nobody else uses the stream → a close frame is sent if the peer can
-still use one, which gets at most `CLOSE_S` → the socket is closed without waiting for anything.
+The order in which it ends never varies: the block ends (or is cancelled because a task of the nursery has raised how
+the connection ended) → the tap lets nothing through → the nursery is cancelled, so nobody else uses the stream → a
+close frame is sent if the peer can still use one, which gets at most `CLOSE_S` → the socket is closed without waiting
+for anything.
 
-trio-websocket's own `aclose` is not used: 0.12.2 waits for the peer without bound there, and closes nothing when the peer closed first.
-We do not wait for the peer's answering close frame either: it says nothing we need, and a dead peer would cost each end a second.
+trio-websocket's own `aclose` is not used: 0.12.2 waits for the peer without bound there, and closes nothing when the
+peer closed first. We do not wait for the peer's answering close frame either: it says nothing we need, and a dead peer
+would cost each end a second.
 """
 
 import ssl
@@ -34,7 +37,7 @@ from collector_trio.net.tap import SEND_S, Sink, Tap
 
 HANDSHAKE_S = 10.0
 CLOSE_S = 1.0
-QUEUE = 64  # binary messages on their way to the sink; when it is full trio-websocket stops reading, and the peer has to wait
+QUEUE = 64  # binary messages on their way to the sink; when it is full trio-websocket stops reading
 
 _LIBRARY_ERRORS = (trio_websocket.HandshakeError, trio_websocket.ConnectionClosed, ProtocolError, h11.ProtocolError)
 
@@ -53,7 +56,8 @@ class Connection:
     async def send(self, text: str) -> None:
         """Send one text message within `SEND_S` seconds. Raises ConnectionEnded.
 
-        A caller that is cancelled while sending may have sent half of it: nothing more can be sent on this connection then.
+        A caller that is cancelled while sending may have sent half of it: nothing more can be sent on this connection
+        then.
         """
         try:
             with trio.fail_after(SEND_S):
@@ -91,12 +95,14 @@ async def connect(
 ) -> AsyncIterator[Connection]:
     """Open a WebSocket connection to `url` (ws or wss) that lives exactly as long as the block.
 
-    Everything received goes to `sink` in batches, with `clock()` in nanoseconds as the receive time: from when the block is entered, and
-    not any more once it is left. Pings are answered. However the block ends, the socket is closed within `CLOSE_S` seconds.
+    Everything received goes to `sink` in batches, with `clock()` in nanoseconds as the receive time: from when the
+    block is entered, and not any more once it is left. Pings are answered. However the block ends, the socket is closed
+    within `CLOSE_S` seconds.
 
-    Raises ConnectionEnded when there is no connection (`dns`, `dial`, `proxy`, `tls`, `refused`, `timeout`) or no more (`closed`, `eof`,
-    `reset`, `protocol`, `timeout`): bare, never in a group. What the block raises comes out as it is; only if something else was raised
-    at the same time do both come out in a group. When a cancellation and the peer's ending meet, the cancellation is what comes out.
+    Raises ConnectionEnded when there is no connection (`dns`, `dial`, `proxy`, `tls`, `refused`, `timeout`) or no more
+    (`closed`, `eof`, `reset`, `protocol`, `timeout`): bare, never in a group. What the block raises comes out as it is;
+    only if something else was raised at the same time do both come out in a group. When a cancellation and the peer's
+    ending meet, the cancellation is what comes out.
     """
     address = _parse(url)
     stream = await dial(address.host, address.port, proxy=proxy, connector=connector)
@@ -141,7 +147,7 @@ async def _owning(stream: trio.abc.Stream, tap: Tap) -> AsyncIterator[None]:
 async def _shake_hands(
     nursery: trio.Nursery, tap: Tap, address: _Address, max_message_bytes: int
 ) -> trio_websocket.WebSocketConnection:
-    """Upgrade the connection, and leave trio-websocket's reader running in `nursery`. What the reader raises ends the nursery."""
+    """Upgrade the connection, and leave trio-websocket's reader running in `nursery`, which ends by what it raises."""
     try:
         with trio.fail_after(HANDSHAKE_S):
             return await trio_websocket.wrap_client_stream(
@@ -178,7 +184,7 @@ def _judged(ws: trio_websocket.WebSocketConnection, tap: Tap) -> ConnectionEnded
 
 def _unwrapped(group: BaseExceptionGroup[BaseException], tap: Tap) -> BaseException:
     """Return what leaves the door for what left the nursery."""
-    endings, others = group.split((ConnectionEnded, *_LIBRARY_ERRORS))
+    _, others = group.split((ConnectionEnded, *_LIBRARY_ERRORS))
     if others is None:
         first = _first_leaf(group)
         if isinstance(first, ConnectionEnded):

@@ -1,4 +1,5 @@
-"""From a host name to a byte stream: look-up, TCP, proxy, TLS. Each step has its own deadline, and what is half made is closed.
+"""From a host name to a byte stream: look-up, TCP, proxy, TLS. Each step has its own deadline, and what is half made is
+closed.
 
 The only place in the package that opens a TCP connection; a simulated network takes its place as a `Connector`.
 """
@@ -54,20 +55,21 @@ async def dial(host: str, port: int, *, proxy: str | None, connector: Connector 
 
 
 async def start_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext) -> trio.abc.Stream:
-    """Return `stream` encrypted, once the server has shown a certificate for `host` that `context` trusts; the caller owns it.
+    """Return `stream` encrypted, once the server has shown a certificate for `host` that `context` trusts; the caller
+    owns it.
 
     Raises ConnectionEnded, `tls` or `timeout`, and then `stream` is closed.
     """
     async with closed_on_failure(stream):
         with _step("tls", TLS_S, f"TLS with {host}"):
-            # https_compatible: exchanges end with a bare FIN, and closing must not wait for a peer to take a close_notify.
+            # https_compatible: a bare FIN is an end like any other, and closing does not wait to send a close_notify.
             secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
             await secured.do_handshake()
     return secured
 
 
 def make_ssl_context() -> ssl.SSLContext:
-    """Make the context that verifies servers: certifi's authorities, or those of SSL_CERT_FILE or SSL_CERT_DIR. Takes 10 ms: once."""
+    """Make the context that verifies servers: by certifi's authorities, or those of SSL_CERT_FILE or SSL_CERT_DIR."""
     return httpx.create_ssl_context()
 
 
@@ -119,8 +121,8 @@ def _step(reason: str, seconds: float, where: str) -> Iterator[None]:
 class Resolver(trio.abc.HostnameResolver):
     """Looks names up in threads that have their own limit.
 
-    A look-up that hangs is abandoned by its caller, but its thread stays until the system gives up; in Trio's default limiter such
-    threads would hold the tokens that the journal's `fdatasync` needs.
+    A look-up that hangs is abandoned by its caller, but its thread stays until the system gives up; in Trio's default
+    limiter such threads would hold the tokens that the journal's `fdatasync` needs.
     """
 
     def __init__(self) -> None:

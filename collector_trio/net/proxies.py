@@ -1,4 +1,5 @@
-"""Which proxy a URL is reached through, and how to ask it for a tunnel: HTTP CONNECT (RFC 9110, 9.3.6) or SOCKS5 (RFC 1928, 1929).
+"""Which proxy a URL is reached through, and how to ask it for a tunnel: HTTP CONNECT (RFC 9110, 9.3.6) or SOCKS5 (RFC
+1928, 1929).
 
 Either way the proxy looks the host's name up.
 """
@@ -7,7 +8,7 @@ import base64
 import ipaddress
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
 import attrs
 import h11
@@ -38,8 +39,8 @@ class Proxy:
 def choose_proxy(url: str, configured: str, environ: Mapping[str, str]) -> str | None:
     """Return the URL of the proxy that `url` is reached through, None for a direct connection.
 
-    This machine is always reached directly. Otherwise `configured` wins when not empty; else HTTPS_PROXY (for https and wss), then
-    ALL_PROXY, unless NO_PROXY names the host. Lower-case names win over upper-case ones, as with curl.
+    This machine is always reached directly. Otherwise `configured` wins when not empty; else HTTPS_PROXY (for https and
+    wss), then ALL_PROXY, unless NO_PROXY names the host. Lower-case names win over upper-case ones, as with curl.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -57,7 +58,7 @@ def choose_proxy(url: str, configured: str, environ: Mapping[str, str]) -> str |
 
 
 def parse_proxy(url: str) -> Proxy:
-    """Read `http://user:password@host:port`, `socks5://…` or, meaning the same, `socks5h://…`. Raises ConnectionEnded: `proxy`."""
+    """Read `http://user:password@host:port`, `socks5://…` or `socks5h://…`. Raises ConnectionEnded: `proxy`."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port
@@ -71,7 +72,7 @@ def parse_proxy(url: str) -> Proxy:
 
 
 async def open_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
-    """Have `proxy`, at the other end of `stream`, connect to `host`. Raises ConnectionEnded: `proxy`; OSError and trio's errors."""
+    """Have `proxy`, which `stream` leads to, connect to `host`. Raises ConnectionEnded and what `stream` raises."""
     try:
         await (_connect if proxy.scheme == "http" else _socks)(stream, proxy, host, port)
     except (h11.RemoteProtocolError, SOCKSError) as error:
@@ -90,7 +91,7 @@ async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) 
         event = http.next_event()
         if event is h11.NEED_DATA:
             data = await stream.receive_some(16_384)
-            http.receive_data(data)
+            http.receive_data(bytes(data))
             if not data:
                 raise ConnectionEnded("proxy", f"{proxy} closed the connection instead of answering")
         elif isinstance(event, h11.Response):
@@ -104,7 +105,7 @@ async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) 
 
 
 async def _socks(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
-    """Greet, give name and password if asked, request. socksio wants each answer whole, so we read exactly what each one has."""
+    """Greet, log in if asked to, request. socksio wants each answer whole, so we read exactly what each one has."""
 
     async def exactly(count: int) -> bytes:
         data = b""

@@ -1,11 +1,14 @@
-"""The stream that trio-websocket reads: plain messages are taken out on the way, in batches, and go straight to the sink.
+"""The stream that trio-websocket reads: plain messages are taken out on the way, in batches, and go straight to the
+sink.
 
-trio-websocket's reader task pulls. What one read of the socket brought is one batch with one receive time; no queue stands between the
-socket and the sink. When the sink has no room nothing is read, so TCP pushes back (and pings wait, like everything else).
+trio-websocket's reader task pulls. What one read of the socket brought is one batch with one receive time; no queue
+stands between the socket and the sink. When the sink has no room nothing is read, so TCP pushes back (and pings wait,
+like everything else).
 
-The tap is also where a connection ends. trio-websocket has many ways of noticing an end, and in some of them its reader task just stops
-(0.12.2: `wrap_client_stream` then waits for ever). So every ending comes out of the tap as `ConnectionEnded`, which trio-websocket does
-not catch: it ends the reader task and with it the nursery of `connect`. The first ending is the verdict; later ones repeat it.
+The tap is also where a connection ends. trio-websocket has many ways of noticing an end, and in some of them its reader
+task just stops (0.12.2: `wrap_client_stream` then waits for ever). So every ending comes out of the tap as
+`ConnectionEnded`, which trio-websocket does not catch: it ends the reader task and with it the nursery of `connect`.
+The first ending is the verdict; later ones repeat it.
 """
 
 import re
@@ -45,7 +48,7 @@ class Sink(Protocol):
     """Where batches go."""
 
     def on_batch(self, frames: list[bytes], received_ns: int) -> bool:
-        """Take what one read brought: all of it (True) or nothing (False), then the same batch comes again after `room()`."""
+        """Take all that one read brought (True) or nothing (False): then the same batch comes again after `room()`."""
 
     async def room(self) -> None:
         """Wait until a refused batch is worth offering again."""
@@ -54,8 +57,9 @@ class Sink(Protocol):
 class Tap(trio.abc.Stream):
     """Stands between `inner` and trio-websocket; owns neither.
 
-    The head of the handshake's answer passes untouched (an answer other than 101 ends the connection as `refused`). What comes behind it
-    waits until `open` is called, so the sink is called only while the block of `connect` runs: not before, and not after `leaving`.
+    The head of the handshake's answer passes untouched (an answer other than 101 ends the connection as `refused`).
+    What comes behind it waits until `open` is called, so the sink is called only while the block of `connect` runs: not
+    before, and not after `leaving`.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Tap(trio.abc.Stream):
 
     @property
     def may_say_goodbye(self) -> bool:
-        """Whether a close frame still makes sense to the peer: it has not left, and the last thing we sent went out whole."""
+        """Whether a close frame still makes sense to the peer: it has not left, and our last message went out whole."""
         stays = self.verdict is None or self.verdict.reason == "protocol"
         return self._opened.is_set() and stays and not self._splitter.close and not self._cut_short
 
@@ -103,8 +107,8 @@ class Tap(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return the next bytes that are for trio-websocket, having passed on the messages that came before them.
 
-        Raises `ConnectionEnded`: `eof`, `reset`, `protocol`, `refused`, or `closed` when the peer's CLOSE frame has been returned before
-        (so that it could be answered).
+        Raises `ConnectionEnded`: `eof`, `reset`, `protocol`, `refused`, or `closed` when the peer's CLOSE frame has
+        been returned before (so that it could be answered).
         """
         while not self._rest:
             if self._splitter.close:
@@ -148,7 +152,7 @@ class Tap(trio.abc.Stream):
             await self._inner.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """Refuse: `connect` owns the socket. trio-websocket's client only does this when the handshake's answer is no WebSocket's."""
+        """Refuse: `connect` owns the socket. trio-websocket tries only when the handshake was answered wrongly."""
         await trio.lowlevel.checkpoint()
         if not self._leaving:
             raise self.ended("protocol", "the answer to the handshake is not a WebSocket server's")

@@ -19,6 +19,18 @@ class Subscription:
     micro: bool = False
     started: bool = False
 
+    @property
+    def kind(self) -> str:
+        """Return "trades", "book" or "other"."""
+        return kind_of(self.stream)
+
+
+def kind_of(stream: str) -> str:
+    """Say what a stream of either exchange carries: "trades", "book" or "other"."""
+    if stream in ("trade", "aggTrade", "trades", "trades-all"):
+        return "trades"
+    return "book" if stream.startswith(("depth", "books")) else "other"
+
 
 @attrs.define(eq=False)
 class Audience:

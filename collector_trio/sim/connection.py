@@ -1,10 +1,11 @@
 """One WebSocket as the simulated exchange sees it.
 
-Everything the server says goes through one outbox, and one task writes it: so nothing needs a lock, control frames cannot fall into
-the middle of data, many frames go out in one write, and the truth is logged in the order of the wire, once the write has returned.
+Everything the server says goes through one outbox, and one task writes it: so nothing needs a lock, control frames
+cannot fall into the middle of data, many frames go out in one write, and the truth is logged in the order of the wire,
+once the write has returned.
 
-wsproto is driven directly. An exchange polices what a WebSocket library hides from its user: how many pings and pongs came, and with
-which payload; and a simulated one must also be able to end a connection in ways a library forbids.
+wsproto is driven directly. An exchange polices what a WebSocket library hides from its user: how many pings and pongs
+came, and with which payload; and a simulated one must also be able to end a connection in ways a library forbids.
 """
 
 import socket as stdlib_socket
@@ -71,7 +72,10 @@ def text_frame(text: bytes) -> bytes:
 
 
 class Connection:
-    """One accepted WebSocket. `send`, `say`, `ping` and `end` return at once; `converse` lives as long as the connection."""
+    """One accepted WebSocket.
+
+    `send`, `say`, `ping` and `end` return at once; `converse` lives as long as the connection.
+    """
 
     def __init__(self, stream: trio.abc.Stream, request: Request, record: ConnectionRecord, truth: Truth) -> None:
         self.record = record
@@ -138,8 +142,16 @@ class Connection:
         while self._outbox_bytes:
             await self._written.wait()
 
+    def unsent(self, batch: Sequence[tuple[bytes, Fact]]) -> int:
+        """Count the frames of `batch` that the socket was never offered, because the connection ended before."""
+        if self.open:
+            return 0
+        waiting = {id(item.sent.fact) for item in self._outbox if item.sent is not None}
+        return sum(id(fact) in waiting for _, fact in batch)
+
     async def converse(self, session: Session) -> str:
-        """Shake hands, then let `session` talk until either side ends it. Returns how it ended; the stream is left to the caller.
+        """Shake hands, then let `session` talk until either side ends it. Returns how it ended; the stream is left to
+        the caller.
 
         Raises `RemoteProtocolError` where the request is no proper WebSocket handshake.
         """
@@ -263,9 +275,22 @@ class Connection:
                     await transport.send_eof()
                     await self._drain(transport)
                 elif ended.startswith("close ") and not self._peer_closed:
-                    await self._drain(self._stream)
+                    await self._await_close()
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                 return  # the peer was faster
+
+    async def _await_close(self) -> None:
+        """Read until the peer has answered our close frame or is gone.
+
+        The server closes TCP first (RFC 6455 section 7.1.1).
+        """
+        while data := await self._stream.receive_some(READ_BYTES):
+            try:
+                self._ws.receive_data(bytes(data))
+                if any(isinstance(event, CloseConnection) for event in self._ws.events()):
+                    return
+            except RemoteProtocolError:
+                return
 
     async def _drain(self, stream: trio.abc.Stream) -> None:
         """Read the peer's half to its end: closing a socket with unread bytes would send RST where FIN was meant."""

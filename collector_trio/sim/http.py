@@ -15,7 +15,10 @@ HEAD_S = 10.0
 
 @attrs.frozen
 class Request:
-    """One request. `query` keeps the last of repeated keys, header names are lower case; `rest` are bytes that came behind it."""
+    """One request.
+
+    `query` keeps the last of repeated keys, header names are lower case; `rest` are bytes that came behind it.
+    """
 
     method: str
     target: str
@@ -51,7 +54,7 @@ async def read_request(stream: trio.abc.Stream) -> Request | None:
                 return None
             if event is h11.NEED_DATA:
                 try:
-                    http.receive_data(await stream.receive_some())
+                    http.receive_data(bytes(await stream.receive_some()))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return None
             elif isinstance(event, h11.Request):
@@ -88,7 +91,11 @@ async def respond(stream: trio.abc.Stream, answer: Answer) -> None:
         **answer.headers,
     }
     pieces = [
-        http.send(h11.Response(status_code=answer.status, headers=list(headers.items()), reason=_REASONS.get(answer.status, ""))),
+        http.send(
+            h11.Response(
+                status_code=answer.status, headers=list(headers.items()), reason=_REASONS.get(answer.status, "")
+            )
+        ),
         http.send(h11.Data(data=body)),
         http.send(h11.EndOfMessage()),
     ]

@@ -1,6 +1,7 @@
 """A market that walks at random: a book of ladders, takers who eat from it, makers who stir it. No clock, no I/O.
 
-Prices are counted in ticks and sizes in lots, so that nothing is ever rounded; `Listing` turns them into an exchange's text.
+Prices are counted in ticks and sizes in lots, so that nothing is ever rounded; `Listing` turns them into an exchange's
+text.
 """
 
 from bisect import bisect_left
@@ -15,7 +16,10 @@ AT_FIRST = 560
 
 @attrs.frozen
 class Listing:
-    """How an exchange lists one instrument. `padded`: digits always printed after the point; None drops trailing zeros."""
+    """How an exchange lists one instrument.
+
+    `padded`: digits always printed after the point; None drops trailing zeros.
+    """
 
     symbol: str
     native_symbol: str
@@ -35,6 +39,10 @@ class Listing:
     def quote(self) -> str:
         """The asset it is paid in."""
         return self.symbol.split("-")[1]
+
+    def least(self, digits: int) -> str:
+        """Spell the smallest step of so many digits."""
+        return spell(1, digits, self.padded)
 
     def price_text(self, ticks: int) -> str:
         """Spell a price."""
@@ -115,7 +123,7 @@ class Market:
         side = self.rng.choice(("buy", "sell"))
         ladder = self.asks if side == "buy" else self.bids
         wanted = max(1, round(self.rng.paretovariate(1.2) * 0.1 * self._usual_lots))
-        fills = []
+        fills: list[Fill] = []
         while wanted and len(fills) < 3:
             price = ladder.prices[0 if side == "buy" else -1]
             taken = min(wanted, ladder.lots[price])

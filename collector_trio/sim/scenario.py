@@ -19,10 +19,10 @@ STATUSES = (503, 429, 418, 451)
 class Fault:
     """One thing that goes wrong. It strikes every open connection of `target`.
 
-    close: a close frame (`code`; by default 1001 at Binance, 4004 at OKX). drop: FIN without one. abort: RST.
-    stall: no data for `duration_s`, while TCP stays up and control messages are answered; what would have been sent is never sent.
-    refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given.
-    Scheduled at `at_s` after the server's start, and again `every_s`. A scheduled fault that finds nobody who was sent data waits
+    close: a close frame (`code`; by default 1001 at Binance, 4004 at OKX). drop: FIN without one. abort: RST. stall: no
+    data for `duration_s`, while TCP stays up and control messages are answered; what would have been sent is never
+    sent. refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given. Scheduled
+    at `at_s` after the server's start, and again `every_s`. A scheduled fault that finds nobody who was sent data waits
     for one.
     """
 
@@ -43,7 +43,10 @@ class Fault:
 
 @attrs.frozen
 class Scenario:
-    """What is simulated. Rates are per symbol; a quiet symbol trades about once an hour and its book changes every 90 s."""
+    """What is simulated.
+
+    Rates are per symbol; a quiet symbol trades about once an hour and its book changes every 90 s.
+    """
 
     symbols: tuple[str, ...] = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
     quiet_symbols: tuple[str, ...] = ("ZEN-USDT",)
@@ -81,7 +84,9 @@ def load_scenario(name_or_file: str | Path | None) -> Scenario:
     except (OSError, UnicodeDecodeError) as error:
         names = ", ".join(BUILT_IN)
         problem = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError([f'scenario "{name_or_file}" is none of {names}, and no readable file ({problem})']) from error
+        raise ConfigError(
+            [f'scenario "{name_or_file}" is none of {names}, and no readable file ({problem})']
+        ) from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -150,7 +155,9 @@ class _Reader:
 
     def _choice(self, key: str, found: object, allowed: Sequence[object]) -> None:
         if found not in allowed or isinstance(found, bool):
-            self.problems.append(f"{self.path}: {key} is {_show(found)}{_nearest(found, [str(word) for word in allowed])}")
+            self.problems.append(
+                f"{self.path}: {key} is {_show(found)}{_nearest(found, [str(word) for word in allowed])}"
+            )
 
     def _number(self, key: str, found: object, *, above: float | None = None, at_least: float | None = None) -> None:
         wanted = f"a number above {above}" if above is not None else f"a number from {at_least}"

@@ -1,7 +1,8 @@
 """What the simulated exchanges really published, so that a recording can be held against it.
 
-A fact is something published once; it may be sent to several connections. `Truth.sent` is the log of that: one entry per data frame
-and connection, in the order in which each connection's socket took them, made when the send had returned.
+A fact is something published once; it may be sent to several connections. `Truth.sent` is the log of that: one entry
+per data frame and connection, in the order in which each connection's socket took them, made when the send had
+returned.
 """
 
 import json
@@ -26,7 +27,8 @@ class Fact(Protocol):
 class TradeFact:
     """One published trade, as text. `id` is what the stream counts by, `first_id..last_id` the matches it covers.
 
-    `stream` is the exchange's own word (aggTrade, trade, trades-all, trades); `side` the taker's; `ts_us` the time of the match.
+    `stream` is the exchange's own word (aggTrade, trade, trades-all, trades); `side` the taker's; `ts_us` the time of
+    the match.
     """
 
     exchange: str
@@ -120,7 +122,10 @@ class Sent(NamedTuple):
 
 @attrs.define(eq=False)
 class ConnectionRecord:
-    """The story of one connection. Frames are counted when their send has returned; `control` are texts that are not data."""
+    """The story of one connection.
+
+    Frames are counted when their send has returned; `control` are texts that are not data.
+    """
 
     conn: int
     exchange: str
@@ -170,7 +175,10 @@ class Truth:
         return sum(record.closed_ns is not None for record in self.connections)
 
     def rows(self, **wanted: object) -> Iterator[dict[str, Any]]:
-        """Give what was sent as rows whose keys have the `wanted` values, e.g. `rows(exchange="okx", channel="book")`."""
+        """Give what was sent as rows whose keys have the `wanted` values, e.g.
+
+        `rows(exchange="okx", channel="book")`.
+        """
         for sent in self.sent:
             row = sent.row()
             if all(row.get(key) == value for key, value in wanted.items()):

@@ -1,7 +1,6 @@
 """The instruments of a market: from REST, kept in the data dir, so that a restart needs no REST to begin."""
 
 import json
-import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,17 +8,15 @@ from pathlib import Path
 import attrs
 import cattrs
 import trio
-from structlog.typing import FilteringBoundLogger
 
 from collector_trio.errors import BadAnswer, HttpFailed
 from collector_trio.exchanges.protocol import Exchange
 from collector_trio.instruments import Instrument
-from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
 from collector_trio.journal.segments import state_dir, write_whole
 from collector_trio.net.budgets import Budget
 from collector_trio.net.http import HttpClient
-from collector_trio.streams.supervisor import backoff
+from collector_trio.streams.supervisor import Surroundings, backoff
 
 
 @attrs.frozen
@@ -66,33 +63,25 @@ async def fetch_listing(
     return Listing(tuple(instruments), clock())
 
 
-async def obtain_listing(
-    exchange: Exchange,
-    market: str,
-    client: HttpClient,
-    weight: Budget,
-    journal: Journal,
-    clock: Callable[[], int],
-    random_: random.Random,
-    log: FilteringBoundLogger,
-) -> Listing:
+async def obtain_listing(exchange: Exchange, market: str, base_url: str, around: Surroundings) -> Listing:
     """Ask until there is an answer, with the streams' backoff. Says once that there is none, and once that there is one again."""
-    log = log.bind(exchange=exchange.NAME, market=market)
+    log = around.log.bind(exchange=exchange.NAME, market=market)
+    weight = around.budgets.get(f"{exchange.NAME} {market} weight", exchange.limits(market).weight)
+    path = exchange.instruments_request(market).path
+    facts = {"exchange": exchange.NAME, "market": market, "url": base_url + path}
     failed = False
-    for delay_s in backoff(random_):
-        request = exchange.instruments_request(market)
-        journal.note(Letter.REQUEST, {"exchange": exchange.NAME, "market": market, "path": request.path})
+    for delay_s in backoff(around.random):
+        around.journal.note(Letter.REQUEST, facts)
         try:
-            listing = await fetch_listing(exchange, market, client, weight, clock)
+            async with around.open_client(base_url) as client:
+                listing = await fetch_listing(exchange, market, client, weight, around.clock)
         except (HttpFailed, BadAnswer) as error:
-            journal.note(Letter.FAILED, {"exchange": exchange.NAME, "market": market, "path": request.path, "reason": str(error)})
+            around.journal.note(Letter.FAILED, facts | {"reason": str(error)})
             report = log.debug if failed else log.warning
             report("no instruments", reason=str(error))
             failed = True
-            wait_s = delay_s
-            if isinstance(error, HttpFailed) and error.retry_after_s is not None:
-                wait_s = max(delay_s, error.retry_after_s)
-            await trio.sleep(wait_s)
+            retry_after_s = error.retry_after_s if isinstance(error, HttpFailed) else None
+            await trio.sleep(max(delay_s, retry_after_s or 0.0))
         else:
             log.info("instruments", listed=len(listing.instruments))
             return listing

@@ -7,6 +7,7 @@ socket is already closed.
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
 import attrs
@@ -17,6 +18,7 @@ from collector_trio.errors import ConnectionEnded
 from collector_trio.exchanges.protocol import Exchange
 from collector_trio.journal.append import Journal
 from collector_trio.net.budgets import Budget, Budgets
+from collector_trio.net.http import HttpClient
 from collector_trio.plan import Rate, StreamPlan
 from collector_trio.streams.session import Connect, Session
 
@@ -73,6 +75,7 @@ class Surroundings:
     clock: Callable[[], int]
     random: random.Random
     connect: Connect
+    open_client: Callable[[str], AbstractAsyncContextManager[HttpClient]]  # of a REST base URL
     budgets: Budgets
     log: FilteringBoundLogger
 

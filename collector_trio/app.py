@@ -1,0 +1,211 @@
+"""Opens the scopes and joins the parts: the only module that knows all of them.
+
+    run                              root nursery: signals, the time limit
+    ├─ follower                      child process that writes Parquet; outlives the journal, to store its last segment
+    └─ journal                       owns the running segment
+       ├─ syncing, ticks, tidying
+       └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
+
+A stop goes through this picture from the inside out: sockets, journal sealed, follower finished; each step has a bound, together less
+than `STOP_S`.
+"""
+
+import os
+import random
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import cattrs
+import structlog
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from collector_trio import __version__
+from collector_trio.clock import Clock
+from collector_trio.config import Config
+from collector_trio.exchanges import EXCHANGES
+from collector_trio.followers.child import Bell, FollowerChild
+from collector_trio.followers.cursor import load_cursor
+from collector_trio.journal.append import Journal, in_thread, open_journal
+from collector_trio.journal.keep import tidy
+from collector_trio.journal.records import Letter
+from collector_trio.journal.recover import Recovered, lock_data_dir, recover
+from collector_trio.net.budgets import Budgets
+from collector_trio.net.connect import Connection, Sink, connect
+from collector_trio.net.dial import install_resolver, make_ssl_context
+from collector_trio.net.http import HttpClient, open_client
+from collector_trio.net.proxies import choose_proxy
+from collector_trio.streams.markets import keep_market
+from collector_trio.streams.supervisor import Stream, Surroundings
+
+STOP_S = 10.0  # from the first signal to the end of the process
+FINISH_S = 6.0  # of that, for followers to store what is sealed
+TIDY_EVERY_S = 30.0
+
+
+@attrs.frozen
+class Report:
+    """What one run did: times in nanoseconds since the epoch, streams with their counters, and frames no follower has stored yet."""
+
+    started_ns: int
+    ended_ns: int
+    streams: tuple[Stream, ...]
+    frames_left: int
+
+
+@attrs.frozen
+class Network:
+    """How this process reaches the world: TLS trust, proxy, environment."""
+
+    ssl_context: ssl.SSLContext
+    proxy: str
+    environ: Mapping[str, str]
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy `url` is reached through, None for a direct connection."""
+        return choose_proxy(url, self.proxy, self.environ)
+
+
+def open_network(config: Config) -> Network:
+    """Read what the process's environment says about TLS and proxies, once."""
+    return Network(make_ssl_context(), config.net.proxy, os.environ)
+
+
+async def run(config: Config, *, for_s: float | None = None, clock: Clock | None = None) -> Report:
+    """Record until SIGTERM, SIGINT or the end of `for_s`, then drain and return what was done.
+
+    Raises DataDirInUse at once when another collector records into the same folder. A second signal ends the process on the spot.
+    """
+    clock = clock or Clock()
+    install_resolver()
+    log: FilteringBoundLogger = structlog.get_logger()
+    stop = trio.Event()
+    with lock_data_dir(config.collector.data_dir):
+        async with trio.open_nursery() as root:
+            await root.start(_watch_signals, stop, log)
+            if for_s is not None:
+                root.start_soon(_stop_after, for_s, stop)
+            report = await _record(config, clock, stop, log)
+            root.cancel_scope.cancel()
+    return report
+
+
+async def _watch_signals(
+    stop: trio.Event, log: FilteringBoundLogger, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                os._exit(1)
+            log.info("stopping", signal=signal.Signals(number).name)
+            stop.set()
+
+
+async def _stop_after(seconds: float, stop: trio.Event) -> None:
+    await trio.sleep(seconds)
+    stop.set()
+
+
+async def _record(config: Config, clock: Clock, stop: trio.Event, log: FilteringBoundLogger) -> Report:
+    data_dir = config.collector.data_dir
+    recovered = recover(data_dir)
+    started_ns = clock.now()
+    streams: list[Stream] = []
+    bell, finish = Bell(), trio.Event()
+    child = FollowerChild("tables", data_dir, config.collector.log, config.collector.log_level)
+    async with trio.open_nursery() as followers:
+        followers.start_soon(child.keep, bell, finish, FINISH_S, random.Random(), log)
+        with open_journal(
+            data_dir,
+            recovered.numbers,
+            clock=clock.now,
+            segment_s=config.store.segment_s,
+            sync_every_s=config.store.sync_every_s,
+            offload=in_thread(trio.CapacityLimiter(1)),
+            on_sealed=lambda number: bell.ring(),
+        ) as journal:
+            _note_start(journal, recovered, config)
+            log.info("recording", data_dir=str(data_dir), pid=os.getpid(), version=__version__)
+            async with trio.open_nursery() as recording:
+                recording.start_soon(journal.run)
+                recording.start_soon(_tick, journal, clock, log)
+                recording.start_soon(_tidy, config)
+                async with trio.open_nursery() as supervisor:
+                    around = _surroundings(config, journal, clock, log)
+                    for exchange, market in dict.fromkeys((r.exchange, r.market) for r in config.record):
+                        supervisor.start_soon(keep_market, config, EXCHANGES[exchange], market, around, streams)
+                    await stop.wait()
+                    supervisor.cancel_scope.cancel()
+                journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
+                recording.cancel_scope.cancel()
+        finish.set()
+    frames_left = max(0, journal.numbers.frame - load_cursor(data_dir).next_frame)
+    if frames_left:
+        log.warning("stopped before everything was stored; the next start stores it", frames_left=frames_left)
+    log.info("stopped", frames=sum(stream.frames for stream in streams))
+    return Report(started_ns, clock.now(), tuple(streams), frames_left)
+
+
+def _note_start(journal: Journal, recovered: Recovered, config: Config) -> None:
+    """Write down that a process begins, and end the sessions that the last one could not end."""
+    start = {"event": "start", "pid": os.getpid(), "version": __version__, "truncated_bytes": recovered.truncated_bytes}
+    journal.note(Letter.PROCESS, start, current="process")
+    journal.note(Letter.CONFIG, {"record": cattrs.unstructure(config.record)}, current="config")
+    for facts in recovered.open_sessions.values():
+        ending = {"reason": "process died", "detail": "", "closed_ns": recovered.last_ns}
+        lost = {"live_ns": None, "peer": ""} | {name: value for name, value in facts.items() if name != "again"}
+        journal.note(Letter.ENDED, lost | ending)
+
+
+def _surroundings(config: Config, journal: Journal, clock: Clock, log: FilteringBoundLogger) -> Surroundings:
+    network = open_network(config)
+    return Surroundings(
+        journal=journal,
+        clock=clock.now,
+        random=random.Random(),
+        connect=partial(open_socket, network, clock.now),
+        open_client=partial(open_rest, network),
+        budgets=Budgets(),
+        log=log,
+    )
+
+
+@asynccontextmanager
+async def open_socket(network: Network, clock: Callable[[], int], url: str, sink: Sink) -> AsyncIterator[Connection]:
+    """Open one WebSocket the way this process reaches the world."""
+    async with connect(
+        url, sink, clock=clock, ssl_context=network.ssl_context, proxy=network.proxy_for(url)
+    ) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def open_rest(network: Network, url: str) -> AsyncIterator[HttpClient]:
+    """Open a client for one REST base."""
+    async with open_client(url, ssl_context=network.ssl_context, proxy=network.proxy_for(url)) as client:
+        yield client
+
+
+async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger) -> None:
+    """Write down that a second has passed, and what happened to the wall clock meanwhile."""
+    while True:
+        await trio.sleep(1.0)
+        step_ns = clock.check_step()
+        if step_ns:
+            journal.note(Letter.STEP, {"step_ns": step_ns})
+            log.warning("wall clock stepped", step_s=round(step_ns / 1e9, 3))
+        journal.note(Letter.TICK, {})
+
+
+async def _tidy(config: Config) -> None:
+    limiter = trio.CapacityLimiter(1)
+    store, data_dir = config.store, config.collector.data_dir
+    while True:
+        await trio.sleep(TIDY_EVERY_S)
+        confirmed = load_cursor(data_dir).segment
+        await trio.to_thread.run_sync(tidy, data_dir, confirmed, store.keep_journal, store.min_free_bytes, limiter=limiter)

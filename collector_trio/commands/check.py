@@ -1,0 +1,141 @@
+"""`check`: what a config means, before anything is opened."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import trio
+
+from collector_trio import app
+from collector_trio.clock import Clock
+from collector_trio.commands.options import config_option, json_option, load
+from collector_trio.config import Config
+from collector_trio.errors import CollectorError, ConnectionEnded
+from collector_trio.exchanges import EXCHANGES
+from collector_trio.net.budgets import Budget
+from collector_trio.plan import Plan, make_plan
+from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
+from collector_trio.streams.markets import rest_url
+
+Market = tuple[str, str]
+
+
+@click.command(epilog="Example: python -m collector_trio check --config config.toml --online")
+@config_option
+@click.option("--online", is_flag=True, help="Fetch the instruments now, and open each socket once.")
+@json_option
+def check(config_path: Path, online: bool, as_json: bool) -> None:
+    """Validate the config and print the plan: every socket it would open, and the budgets they use.
+
+    Without --online it uses the instruments last seen; where there are none, symbols cannot be checked, and it says so.
+    """
+    config = load(config_path)
+    markets: list[Market] = list(dict.fromkeys((r.exchange, r.market) for r in config.record))
+    problems: list[str] = []
+    listings = trio.run(_fetch, config, markets, problems) if online else _kept(config, markets)
+    plan = make_plan(config, EXCHANGES, {market: listing.instruments for market, listing in listings.items()})
+    problems += [f"{symbol} is not listed" for symbol in plan.unknown]
+    if online:
+        problems += trio.run(_probe, config, plan)
+    unknown = [market for market in markets if market not in listings]
+    if as_json:
+        json.dump(_document(config, plan, listings, unknown, problems), sys.stdout)
+        click.echo()
+    else:
+        _print(config, plan, listings, unknown, problems)
+    if problems:
+        raise SystemExit(1)
+
+
+def _kept(config: Config, markets: list[Market]) -> dict[Market, Listing]:
+    kept = {market: load_listing(config.collector.data_dir, *market) for market in markets}
+    return {market: listing for market, listing in kept.items() if listing is not None}
+
+
+async def _fetch(config: Config, markets: list[Market], problems: list[str]) -> dict[Market, Listing]:
+    network, clock, found = app.open_network(config), Clock(), {}
+    for name, market in markets:
+        exchange = EXCHANGES[name]
+        try:
+            async with app.open_rest(network, rest_url(config, exchange, market)) as client:
+                listing = await fetch_listing(exchange, market, client, Budget(exchange.limits(market).weight), clock.now)
+        except CollectorError as error:
+            problems.append(f"{name} {market}: no instruments: {error}")
+        else:
+            keep_listing(config.collector.data_dir, name, market, listing)
+            found[name, market] = listing
+    return found
+
+
+class _Nobody:
+    """A sink that drops what comes while an endpoint is only probed."""
+
+    def on_batch(self, frames: list[bytes], received_ns: int) -> bool:
+        return True
+
+    async def room(self) -> None:
+        raise AssertionError("nothing is ever refused")
+
+
+async def _probe(config: Config, plan: Plan) -> list[str]:
+    network, clock, problems = app.open_network(config), Clock(), []
+    for url in dict.fromkeys(stream.url for stream in plan.streams):
+        try:
+            async with app.open_socket(network, clock.now, url, _Nobody()):
+                pass
+        except ConnectionEnded as ended:
+            problems.append(f"{url}: {ended}")
+    return problems
+
+
+def _document(
+    config: Config, plan: Plan, listings: Mapping[Market, Listing], unknown: list[Market], problems: list[str]
+) -> dict[str, Any]:
+    return {
+        "config": config.source,
+        "data_dir": str(config.collector.data_dir),
+        "instruments": {f"{name} {market}": listing.fetched for (name, market), listing in listings.items()},
+        "unchecked": [f"{name} {market}" for name, market in unknown],
+        "sockets": [
+            {
+                "stream": stream.name,
+                "exchange": stream.exchange,
+                "markets": list(stream.markets),
+                "url": stream.url,
+                "subscriptions": [attrs.asdict(subscription) for subscription in stream.subscriptions],
+                "budgets": {name: str(rate) for name, rate in attrs.asdict(stream.limits, recurse=False).items()},
+            }
+            for stream in plan.streams
+        ],
+        "polls": [],
+        "problems": problems,
+    }
+
+
+def _print(
+    config: Config, plan: Plan, listings: Mapping[Market, Listing], unknown: list[Market], problems: list[str]
+) -> None:
+    click.echo(f"{config.source} is valid. Data goes to {config.collector.data_dir}.")
+    for (name, market), listing in listings.items():
+        click.echo(f"{name} {market}: {len(listing.instruments)} instruments, as of {listing.fetched}")
+    for name, market in unknown:
+        symbols = ", ".join(s for r in config.record if (r.exchange, r.market) == (name, market) for s in r.symbols)
+        click.echo(
+            f"{name} {market}: instruments are not known yet, so {symbols} and the sockets they need could not be checked; "
+            "use --online, or run once"
+        )
+    for stream in plan.streams:
+        budgets = attrs.asdict(stream.limits, recurse=False)
+        click.echo(f"\n{stream.name}  {stream.url}")
+        for subscription in stream.subscriptions:
+            expected = f"data within {subscription.first_data_s:g} s" if subscription.prompt else "may be quiet"
+            silence = "" if subscription.silence_s is None else f", silent at most {subscription.silence_s:g} s"
+            click.echo(f"  {subscription.channel:7} {subscription.native_symbol:12} {subscription.argument} ({expected}{silence})")
+        click.echo("  budgets: " + ", ".join(f"{name} {rate}" for name, rate in budgets.items()))
+    click.echo(f"\n{len(plan.streams)} sockets, no polls.")
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)

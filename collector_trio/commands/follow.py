@@ -1,0 +1,55 @@
+"""`follow`: what `run` starts as child processes."""
+
+import os
+import select
+import sys
+from pathlib import Path
+
+import click
+import structlog
+
+from collector_trio.commands.options import data_dir_option
+from collector_trio.ops.log import LEVELS, set_up_logging
+
+LOOK_EVERY_S = 1.0  # when nobody says that a segment was sealed
+NICENESS = 10  # the recorder goes first
+
+
+@click.command(epilog="Example: python -m collector_trio follow --data-dir data < /dev/null")
+@data_dir_option
+@click.option("--log", "log_form", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True)
+@click.option("--log-level", type=click.Choice(list(LEVELS)), default="info", show_default=True)
+def follow(data_dir: Path, log_form: str, log_level: str) -> None:
+    """Turn sealed journal segments into Parquet until standard input ends.
+
+    `run` starts this by itself. Alone it stores what a stopped or running collector has sealed; at the end of its input (at once with
+    `< /dev/null`, or on Ctrl-D) it finishes and exits.
+    """
+    from collector_trio.followers.cursor import lock_cursor
+    from collector_trio.followers.tables import prepare, store_sealed
+
+    set_up_logging(log_form, log_level)
+    log = structlog.get_logger().bind(follower="tables")
+    os.nice(NICENESS)
+    open_ended = True
+    held = False
+    while not held:
+        with lock_cursor(data_dir) as held:
+            if held:
+                prepare(data_dir)
+                while True:
+                    stored = store_sealed(data_dir)
+                    if stored:
+                        log.debug("stored", segments=stored)
+                    if not open_ended:
+                        return
+                    open_ended = _input_goes_on()
+        log.warning("another follower holds the cursor; waiting")
+        if not _input_goes_on():
+            raise SystemExit(1)
+
+
+def _input_goes_on() -> bool:
+    """Wait for a line, the end of standard input, or `LOOK_EVERY_S`; tell whether there may be more."""
+    readable, _, _ = select.select([sys.stdin], [], [], LOOK_EVERY_S)
+    return not readable or bool(os.read(sys.stdin.fileno(), 65_536))

@@ -1,0 +1,41 @@
+"""Options and loading that several commands share."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from collector_trio.config import Config, load_config, parse_duration
+from collector_trio.exchanges import EXCHANGES
+
+
+class Duration(click.ParamType):
+    """A duration as in the config: 250ms, 30s, 5m, 1h. The value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or fail as a usage error."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+config_option = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), default=Path("config.toml"), show_default=True,
+    help="The config file.",
+)  # fmt: skip
+data_dir_option = click.option(
+    "--data-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("data"), show_default=True,
+    help="The folder a collector recorded into.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document with stable keys.")
+
+
+def load(path: Path) -> Config:
+    """Load a config against what this version's exchanges offer. Raises ConfigError."""
+    return load_config(path, {name: exchange.OFFERS for name, exchange in EXCHANGES.items()}, os.environ)

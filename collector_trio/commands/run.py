@@ -1,0 +1,79 @@
+"""`run`: the main job."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+import trio
+
+from collector_trio import app
+from collector_trio.commands.options import Duration, config_option, json_option, load
+from collector_trio.config import Config
+from collector_trio.ops.log import set_up_logging
+
+# After a longer run the files are not read through at the end, when a supervisor waits: `summary` does that at leisure.
+SUMMARIZE_UP_TO_S = 900.0
+
+
+@click.command(epilog="Example: python -m collector_trio run --config config.toml --for 30s")
+@config_option
+@click.option("--for", "for_s", type=Duration(), help="Stop after this time; default: run until SIGTERM or SIGINT.")
+@json_option
+def run(config_path: Path, for_s: float | None, as_json: bool) -> None:
+    """Record until SIGTERM or SIGINT, then drain, stop and print what was recorded."""
+    config = load(config_path)
+    set_up_logging(config.collector.log, config.collector.log_level)
+    print_report(config, trio.run(record, config, for_s), as_json)
+
+
+async def record(config: Config, for_s: float | None) -> app.Report:
+    """Record, without importing anything that reads what is recorded."""
+    return await app.run(config, for_s=for_s)
+
+
+def print_report(config: Config, report: app.Report, as_json: bool) -> None:
+    """Print this run's counters, and what the tables hold of it."""
+    from collector_trio.commands.summary import print_summary
+    from collector_trio.followers.summary import summarize
+
+    seconds = (report.ended_ns - report.started_ns) / 1e9
+    data_dir = config.collector.data_dir
+    counters = [
+        {
+            "stream": stream.plan.name,
+            "sessions": stream.sessions,
+            "live": stream.lived,
+            "frames": stream.frames,
+            "bytes": stream.bytes,
+            "ended": dict(stream.ended),
+        }
+        for stream in report.streams
+    ]
+    summary = summarize(data_dir, report.started_ns) if seconds <= SUMMARIZE_UP_TO_S else None
+    if as_json:
+        document = {
+            "data_dir": str(data_dir),
+            "seconds": seconds,
+            "streams": counters,
+            "frames_left": report.frames_left,
+            "summary": summary and summary.document(),
+        }
+        json.dump(document, sys.stdout)
+        click.echo()
+        return
+    click.echo(f"Recorded for {seconds:.1f} s into {data_dir}:")
+    for counter in counters:
+        ended = ", ".join(f"{reason} {count}" for reason, count in counter["ended"].items()) or "none"
+        click.echo(
+            f"  {counter['stream']}: {counter['frames']} frames in {counter['sessions']} sessions "
+            f"({counter['live']} live), disconnects: {ended}"
+        )
+    if not counters:
+        click.echo("  nothing: no market's instruments could be had")
+    if report.frames_left:
+        click.echo(f"{report.frames_left} frames are not stored yet; the next start stores them.")
+    if summary is None:
+        click.echo(f"What has been recorded: python -m collector_trio summary --data-dir {data_dir}")
+    else:
+        print_summary(summary)

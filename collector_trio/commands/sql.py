@@ -1,0 +1,53 @@
+"""`sql`: ask the recording."""
+
+import json
+import sys
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+from collector_trio.commands.options import data_dir_option, json_option
+from collector_trio.errors import CollectorError
+from collector_trio.followers.reading import query
+
+
+@click.command(
+    epilog='Example: python -m collector_trio sql "SELECT symbol, count(*), avg(price) FROM trades GROUP BY symbol"'
+)
+@click.argument("statement")
+@data_dir_option
+@json_option
+def sql(statement: str, data_dir: Path, as_json: bool) -> None:
+    """Run one DuckDB statement; there is one view per table, the running segment included."""
+    if not data_dir.is_dir():
+        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
+    try:
+        names, rows = query(data_dir, statement)
+    except duckdb.Error as error:
+        raise CollectorError(str(error)) from None
+    if as_json:
+        json.dump([dict(zip(names, row, strict=True)) for row in rows], sys.stdout, default=_plain)
+        click.echo()
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    table = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(_plain(value)) for value in row))
+    console.print(table)
+
+
+def _plain(value: Any) -> Any:
+    """Spell what JSON has no word for."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    return value if isinstance(value, (str, int, float, list, dict)) else str(value)

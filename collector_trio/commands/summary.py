@@ -1,0 +1,81 @@
+"""`summary`: what has been recorded."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from collector_trio.commands.options import data_dir_option, json_option
+from collector_trio.errors import CollectorError
+from collector_trio.followers.summary import Summary, summarize
+
+
+class Instant(click.ParamType):
+    """ISO 8601, UTC where it names no zone. The value is nanoseconds since the epoch."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it, or fail as a usage error."""
+        if isinstance(value, int):
+            return value
+        try:
+            instant = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-23 or 2026-11-23T12:30:00Z", param, ctx)
+        if instant.tzinfo is None:
+            instant = instant.replace(tzinfo=UTC)
+        return int(instant.timestamp() * 1_000_000) * 1000
+
+
+@click.command(epilog="Example: python -m collector_trio summary --data-dir data --since 2026-11-23")
+@data_dir_option
+@click.option("--since", "since_ns", type=Instant(), default=0, help="Count only what was received from this time on.")
+@json_option
+def summary(data_dir: Path, since_ns: int, as_json: bool) -> None:
+    """Show what has been recorded: rows, times, coverage and size per table and instrument."""
+    if not data_dir.is_dir():
+        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
+    found = summarize(data_dir, since_ns)
+    if as_json:
+        json.dump({"data_dir": str(data_dir), **found.document()}, sys.stdout)
+        click.echo()
+    else:
+        print_summary(found)
+
+
+def print_summary(found: Summary) -> None:
+    """Print the tables and the frame equation for people."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    rows = Table("table", "exchange", "market", "symbol", box=None, pad_edge=False)
+    for name in ("rows", "first (UTC)", "last (UTC)", "coverage", "size"):
+        rows.add_column(name, justify="right")
+    for table in found.tables:
+        covered = "" if table.coverage is None else f"{table.coverage:.4g} %"
+        first, last = (time[:19].replace("T", " ") for time in (table.first, table.last))
+        rows.add_row(
+            table.table, table.exchange, table.market, table.symbol, f"{table.rows:,}", first, last, covered, decimal(table.bytes)
+        )
+    console.print(rows if found.tables else "No rows yet.")
+    console.print()
+    for stream in found.sessions:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in stream.reasons.items())
+        console.print(f"{stream.stream}: {stream.sessions} sessions, {stream.live} live; ended: {reasons}")
+    frames = found.frames
+    ignored = ", ".join(f"{reason} {count:,}" for reason, count in frames.ignored_reasons.items())
+    console.print(
+        f"frames: {frames.received:,} received = {frames.rows:,} with rows + {frames.control:,} control + "
+        f"{frames.duplicate:,} duplicate + {frames.ignored:,} ignored + {frames.rejected:,} rejected"
+        f" ({'balanced' if frames.balanced else 'NOT BALANCED'})",
+        soft_wrap=True,
+    )
+    if ignored:
+        console.print(f"ignored: {ignored}", soft_wrap=True)

@@ -1,0 +1,104 @@
+"""A follower as a child process: started, told of sealed segments, restarted when it dies, and given time to finish at the end.
+
+It has a session of its own, so that Ctrl-C and a supervisor's SIGTERM to the process group do not reach it: it ends when its standard
+input does, after finishing what is sealed. Should the recorder be killed, that happens by itself.
+"""
+
+import random
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+import attrs
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from collector_trio.streams.supervisor import backoff
+
+HEALTHY_S = 60.0
+TELL_S = 5.0  # a child that does not read for so long is busy with a segment, and will look for more anyway
+
+
+@attrs.define
+class Bell:
+    """Rung when a segment is sealed. Whoever waits sees every ring, or several as one."""
+
+    _event: trio.Event = attrs.field(factory=trio.Event)
+
+    def ring(self) -> None:
+        """Wake whoever waits."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait for the next ring since the last wait."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+@attrs.define
+class FollowerChild:
+    """What is known of the child: its process id while it runs, and how often it had to be restarted."""
+
+    name: str
+    data_dir: Path
+    log_form: str
+    log_level: str
+    pid: int | None = None
+    restarts: int = 0
+
+    async def keep(
+        self, bell: Bell, stop: trio.Event, finish_s: float, random_: random.Random, log: FilteringBoundLogger
+    ) -> None:
+        """Keep the child running until `stop`; then let it finish for at most `finish_s` seconds and return."""
+        delays = backoff(random_)
+        while not stop.is_set():
+            started = trio.current_time()
+            code = await self._run_once(bell, stop, finish_s)
+            if stop.is_set():
+                break
+            self.restarts += 1
+            if trio.current_time() - started > HEALTHY_S:
+                delays = backoff(random_)
+            delay_s = next(delays)
+            log.error("follower died", follower=self.name, code=code, restart_in_s=round(delay_s, 1))
+            with trio.move_on_after(delay_s):
+                await stop.wait()
+
+    async def _run_once(self, bell: Bell, stop: trio.Event, finish_s: float) -> int | None:
+        """Run one process from its start to its end; whatever ends this, the process is gone."""
+        command = [sys.executable, "-m", "collector_trio", "follow", "--data-dir", str(self.data_dir)]
+        command += ["--log", self.log_form, "--log-level", self.log_level]
+        process = await trio.lowlevel.open_process(command, stdin=PIPE, start_new_session=True)
+        assert process.stdin is not None
+        self.pid = process.pid
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tell, process.stdin, bell)
+                nursery.start_soon(_end_on_stop, nursery, stop)
+                await process.wait()
+                nursery.cancel_scope.cancel()
+            await process.stdin.aclose()
+            with trio.move_on_after(finish_s):
+                await process.wait()
+            return process.returncode
+        finally:
+            self.pid = None
+            with trio.CancelScope(shield=True):
+                await process.stdin.aclose()
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()  # SIGKILL: the kernel does not make us wait for long
+
+    async def _tell(self, stdin: trio.abc.SendStream, bell: Bell) -> None:
+        while True:
+            await bell.wait()
+            try:
+                with trio.move_on_after(TELL_S):
+                    await stdin.send_all(b"sealed\n")
+            except trio.BrokenResourceError:
+                await trio.sleep_forever()  # it has died; the nursery ends with it
+
+
+async def _end_on_stop(nursery: trio.Nursery, stop: trio.Event) -> None:
+    await stop.wait()
+    nursery.cancel_scope.cancel()

@@ -1,0 +1,97 @@
+"""The one door to HTTP: a client per exchange and market, whose every failure is `HttpFailed`."""
+
+import math
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import attrs
+import httpx
+import trio
+
+from collector_trio import __version__
+from collector_trio.errors import ConnectionEnded, HttpFailed
+from collector_trio.net.dial import Connector, tcp
+from collector_trio.net.transport import CONNECTIONS, OneShotTransport
+
+REQUEST_S = 30.0  # from asking to the last byte, the wait for a free connection included
+
+
+@attrs.frozen
+class HttpClient:
+    """Asks one host, for as long as the block of `open_client` runs."""
+
+    base_url: str
+    _client: httpx.AsyncClient
+
+    async def get(self, path: str) -> bytes:
+        """Return the body found at `path` (with its query), which is appended to the base URL's own path.
+
+        Raises HttpFailed for whatever is not an answer with data: no connection, no whole answer within `REQUEST_S`, a
+        status other than 2xx (with `retry_after_s` where the server says), an HTML page, a body of more than 64 MiB.
+        """
+        url = f"{self.base_url.rstrip('/')}/{path.lstrip('/')}"
+        try:
+            with trio.fail_after(REQUEST_S):
+                response = await self._client.get(url)
+        except trio.TooSlowError:
+            raise HttpFailed(url, f"no whole answer within {REQUEST_S:g} s") from None
+        except (ConnectionEnded, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise HttpFailed(url, str(error) or type(error).__name__) from error
+        status, body = response.status_code, response.content
+        if not response.is_success:
+            problem = f"HTTP {status} {response.reason_phrase}: {_excerpt(body)}"
+            raise HttpFailed(url, problem, status=status, retry_after_s=_retry_after_s(response.headers))
+        if body.lstrip()[:1] == b"<" or response.headers.get("content-type", "").startswith("text/html"):
+            raise HttpFailed(url, f"an HTML page instead of data: {_excerpt(body)}", status=status)
+        return body
+
+
+@asynccontextmanager
+async def open_client(
+    base_url: str,
+    *,
+    ssl_context: ssl.SSLContext,
+    proxy: str | None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    connector: Connector = tcp,
+) -> AsyncIterator[HttpClient]:
+    """Open a client for `base_url`. Each request has its own connection, closed with the answer: nothing idles between
+    polls.
+
+    At most `CONNECTIONS` requests run at a time. Redirects are not followed: no exchange's API needs them. `transport`
+    takes the place of the network in tests.
+    """
+    async with httpx.AsyncClient(
+        transport=transport or OneShotTransport(ssl_context, proxy, connector),
+        limits=httpx.Limits(max_keepalive_connections=0, max_connections=CONNECTIONS),
+        timeout=REQUEST_S,
+        trust_env=False,  # choose_proxy has read the environment already
+        headers={
+            "User-Agent": f"collector-trio/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+        },
+    ) as client:
+        yield HttpClient(base_url, client)
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[:200].decode(errors="replace").split())
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """Return the seconds to wait: given as such, or as a date, which is held against the server's own clock if it says."""
+    text = headers.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(text)
+            now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+            seconds = (until - now).total_seconds()
+        except (ValueError, TypeError):  # TypeError: one of the dates has no time zone
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
