@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -35,10 +36,11 @@ from collector_trio.journal.keep import tidy
 from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
 from collector_trio.net.budgets import Budgets
-from collector_trio.net.connect import Connection, Sink, connect
+from collector_trio.net.connect import Connection, connect
 from collector_trio.net.dial import install_resolver, make_ssl_context
 from collector_trio.net.http import HttpClient, open_client
 from collector_trio.net.proxies import choose_proxy
+from collector_trio.net.tap import Sink
 from collector_trio.streams.markets import keep_market
 from collector_trio.streams.supervisor import Stream, Surroundings
 
@@ -208,4 +210,5 @@ async def _tidy(config: Config) -> None:
     while True:
         await trio.sleep(TIDY_EVERY_S)
         confirmed = load_cursor(data_dir).segment
-        await trio.to_thread.run_sync(tidy, data_dir, confirmed, store.keep_journal, store.min_free_bytes, limiter=limiter)
+        work = partial(tidy, data_dir, confirmed, store.keep_journal, store.min_free_bytes, time.time())
+        await trio.to_thread.run_sync(work, limiter=limiter)

@@ -10,7 +10,7 @@ from collector_trio.config import Config, load_config, parse_duration
 from collector_trio.exchanges import EXCHANGES
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A duration as in the config: 250ms, 30s, 5m, 1h. The value is in seconds."""
 
     name = "duration"

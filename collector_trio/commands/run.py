@@ -63,8 +63,8 @@ def print_report(config: Config, report: app.Report, as_json: bool) -> None:
         click.echo()
         return
     click.echo(f"Recorded for {seconds:.1f} s into {data_dir}:")
-    for counter in counters:
-        ended = ", ".join(f"{reason} {count}" for reason, count in counter["ended"].items()) or "none"
+    for counter, stream in zip(counters, report.streams, strict=True):
+        ended = ", ".join(f"{reason} {count}" for reason, count in stream.ended.items()) or "none"
         click.echo(
             f"  {counter['stream']}: {counter['frames']} frames in {counter['sessions']} sessions "
             f"({counter['live']} live), disconnects: {ended}"

@@ -16,7 +16,7 @@ from collector_trio.errors import CollectorError
 from collector_trio.followers.summary import Summary, summarize
 
 
-class Instant(click.ParamType):
+class Instant(click.ParamType[int]):
     """ISO 8601, UTC where it names no zone. The value is nanoseconds since the epoch."""
 
     name = "time"

@@ -136,6 +136,7 @@ _BUSY = {"BTC-USDT", "ETH-USDT"}
 def subscription(instrument: Instrument, channel: str) -> Subscription:
     """Name the channel. Books begin with a snapshot and repeat themselves after a minute without change: never silent for 70 s."""
     busy = instrument.symbol in _BUSY
+    silence_s: float | None
     if channel == "book":
         prompt, first_data_s, silence_s = True, 10.0, 15.0 if busy else 70.0
     else:

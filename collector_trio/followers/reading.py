@@ -59,13 +59,24 @@ def _unstored_rows(data_dir: Path, cursor: int) -> dict[str, pa.Table]:
     return {table: pa.concat_tables(found).unify_dictionaries() for table, found in rows.items()}
 
 
+def fetch(
+    connection: duckdb.DuckDBPyConnection, statement: str, parameters: list[object] | None = None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one statement; return column names and rows (through Arrow: times need no further time-zone library then)."""
+    relation = connection.sql(statement, params=parameters)
+    if relation is None:  # a statement without a result, such as SET
+        return [], []
+    result = relation.to_arrow_table()
+    columns = [column.to_pylist() for column in result.columns]
+    return result.column_names, list(zip(*columns, strict=True))
+
+
 def query(data_dir: Path, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run one statement over the views; return column names and rows. Raises duckdb.Error."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with open_views(data_dir) as connection:
-                result = connection.execute(statement)
-                return [column[0] for column in result.description or []], result.fetchall()
+                return fetch(connection, statement)
         except (FileNotFoundError, duckdb.IOException):
             if attempt == ATTEMPTS or not data_dir.is_dir():
                 raise

@@ -9,7 +9,7 @@ import attrs
 import duckdb
 
 from collector_trio.followers.cursor import load_cursor
-from collector_trio.followers.reading import open_views, stored_files
+from collector_trio.followers.reading import fetch, open_views, stored_files
 
 DATA_TABLES = ("trades", "book", "book_snapshots")
 
@@ -94,11 +94,12 @@ def _tables(views: duckdb.DuckDBPyConnection, data_dir: Path, since_ns: int) -> 
     for name in DATA_TABLES:
         source = f"({_CHAINED})" if name == "book" else name
         coverage = {"trades": _TRADE_COVERAGE, "book": _BOOK_COVERAGE}.get(name, "NULL")
-        groups = views.execute(
+        _, groups = fetch(
+            views,
             f"""SELECT exchange, market, symbol, count(*), min(recv), max(recv), {coverage}
                 FROM {source} WHERE recv_ns >= ? GROUP BY ALL ORDER BY exchange, market, symbol""",
             [since_ns],
-        ).fetchall()
+        )
         sizes: Counter[tuple[str, str]] = Counter()
         for path in stored_files(data_dir, name, cursor):
             keys = dict(part.split("=", 1) for part in path.parts if "=" in part)
@@ -120,11 +121,12 @@ def _tables(views: duckdb.DuckDBPyConnection, data_dir: Path, since_ns: int) -> 
 
 def _sessions(views: duckdb.DuckDBPyConnection, since_ns: int) -> tuple[SessionSummary, ...]:
     streams: dict[str, list[tuple[str, int, int, int]]] = {}
-    rows = views.execute(
+    _, rows = fetch(
+        views,
         """SELECT stream, reason, count(*), count(live_at), sum(frames)::BIGINT FROM sessions
            WHERE recv_ns >= ? GROUP BY ALL ORDER BY stream, reason""",
         [since_ns],
-    ).fetchall()
+    )
     for stream, *rest in rows:
         streams.setdefault(stream, []).append(tuple(rest))
     return tuple(
@@ -142,13 +144,14 @@ def _sessions(views: duckdb.DuckDBPyConnection, since_ns: int) -> tuple[SessionS
 def _frames(views: duckdb.DuckDBPyConnection, since_ns: int) -> FrameSummary:
     names = ("frames", "rows", "control", "duplicate", "ignored", "rejected")
     sums = ", ".join(f"coalesce(sum({name}), 0)::BIGINT" for name in names)
-    row = views.execute(f"SELECT {sums} FROM segments WHERE recv_ns >= ?", [since_ns]).fetchone()
+    _, [row] = fetch(views, f"SELECT {sums} FROM segments WHERE recv_ns >= ?", [since_ns])
     reasons: Counter[str] = Counter()
-    for (text,) in views.execute(
-        "SELECT ignored_reasons FROM segments WHERE recv_ns >= ? AND ignored_reasons IS NOT NULL", [since_ns]
-    ).fetchall():
+    _, texts = fetch(
+        views, "SELECT ignored_reasons FROM segments WHERE recv_ns >= ? AND ignored_reasons IS NOT NULL", [since_ns]
+    )
+    for (text,) in texts:
         reasons.update(json.loads(text))
-    assert row is not None
-    return FrameSummary(*row, ignored_reasons=dict(reasons))
+    received, with_rows, control, duplicate, ignored, rejected = row
+    return FrameSummary(received, with_rows, control, duplicate, ignored, rejected, dict(reasons))
 
 

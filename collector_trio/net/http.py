@@ -83,7 +83,7 @@ def _excerpt(body: bytes) -> str:
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:
-    """Return the seconds to wait: given as such, or as a date, which is held against the server's own clock if it says."""
+    """Return the seconds to wait: given as such, or as a date, held against the server's own clock if it tells."""
     text = headers.get("retry-after", "")
     try:
         seconds = float(text)

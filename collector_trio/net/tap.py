@@ -186,6 +186,8 @@ class Tap(trio.abc.Stream):
         """Return the bytes of the answer's head, for trio-websocket to judge; keep what comes behind it."""
         seen = len(self._head)
         self._head += data
+        if self._head[:5] != b"HTTP/"[: len(self._head)]:
+            raise self.ended("protocol", f"the handshake was answered with {bytes(self._head[:20])!r}")
         end = _HEAD_END.search(self._head, max(0, seen - 2))
         if end is None:
             if len(self._head) > MAX_HEAD_BYTES:

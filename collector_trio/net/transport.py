@@ -81,7 +81,7 @@ async def _exchange(stream: trio.abc.Stream, request: httpx.Request) -> httpx.Re
 
 
 def _decoded(body: bytes, encoding: bytes) -> bytes:
-    """Return the plain body; httpx is not left to do it, since it has no bound, and a little gzip can become very much."""
+    """Return the plain body. httpx is not left to do it: it sets no bound, and a little gzip can become very much."""
     if encoding.lower() == b"identity" or not body:
         return body
     if encoding.lower() != b"gzip":

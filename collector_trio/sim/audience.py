@@ -34,10 +34,11 @@ def kind_of(stream: str) -> str:
 
 @attrs.define(eq=False)
 class Audience:
-    """All subscriptions of an exchange, in the order in which they were made."""
+    """All subscriptions of an exchange, in the order in which they were made; `version` grows with every change."""
 
     _by_key: dict[tuple[str, str], dict["Connection", Subscription]] = attrs.Factory(dict)
     _changed: trio.Event = attrs.Factory(trio.Event)
+    version: int = 0
 
     def add(self, subscription: Subscription) -> None:
         """Subscribe; doing so twice on a connection changes nothing."""
@@ -74,5 +75,6 @@ class Audience:
         await self._changed.wait()
 
     def _wake(self) -> None:
+        self.version += 1
         self._changed.set()
         self._changed = trio.Event()

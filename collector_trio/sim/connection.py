@@ -10,7 +10,7 @@ came, and with which payload; and a simulated one must also be able to end a con
 
 import socket as stdlib_socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -77,7 +77,15 @@ class Connection:
     `send`, `say`, `ping` and `end` return at once; `converse` lives as long as the connection.
     """
 
-    def __init__(self, stream: trio.abc.Stream, request: Request, record: ConnectionRecord, truth: Truth) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        request: Request,
+        record: ConnectionRecord,
+        truth: Truth,
+        fed: Callable[[], None],
+    ) -> None:
+        """`fed` is called when the first data have been sent."""
         self.record = record
         self.endpoint = record.endpoint
         self.stalled_until = 0.0
@@ -85,6 +93,7 @@ class Connection:
         self._stream = stream
         self._request = request
         self._truth = truth
+        self._fed = fed
         self._ws = wsproto.WSConnection(ConnectionType.SERVER)
         self._outbox: list[_Item] = []
         self._outbox_bytes = 0
@@ -158,24 +167,28 @@ class Connection:
         self._ws.initiate_upgrade_connection(self._request.raw_headers, self._request.target)
         self._outbox.insert(0, _Item(self._ws.send(AcceptConnection()), ""))
         self._queued.set()
-        with self._scope:
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(session.keep)
-                    await self._read(session)
-                    if self._peer_closed:
-                        self._queued.set()
-                        await trio.sleep_forever()  # the writer ends this, once the answer to the peer's close is out
-                    nursery.cancel_scope.cancel()
-            except* (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._ending = self._ending or "lost"
-        ended = self._ending or "eof"
-        self._ending = ended
-        self._outbox_bytes = 0
-        self._written.set()
-        await self._finish(ended)
-        return ended
+        try:
+            with self._scope:
+                try:
+                    await self._run(session)
+                except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._ending = self._ending or "lost"
+        finally:
+            self._ending = self._ending or "eof"
+            self._outbox_bytes = 0
+            self._written.set()
+        await self._finish(self._ending)
+        return self._ending
+
+    async def _run(self, session: Session) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write)
+            nursery.start_soon(session.keep)
+            await self._read(session)
+            if self._peer_closed:
+                self._queued.set()
+                await trio.sleep_forever()  # the writer ends this, once the answer to the peer's close is out
+            nursery.cancel_scope.cancel()
 
     def _queue(self, item: _Item) -> None:
         self._outbox.append(item)
@@ -208,7 +221,10 @@ class Connection:
             entries = [entry._replace(certain=False) for entry in entries]
             self.record.uncertain += len(entries)
         else:
+            first = entries and not self.record.data
             self.record.data += len(entries)
+            if first:
+                self._fed()
             self.record.control += sum(item.kind == "control" for item in batch)
             self.record.pings += sum(item.kind == "ping" for item in batch)
             self.record.pongs += sum(item.kind == "pong" for item in batch)

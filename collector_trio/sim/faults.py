@@ -18,6 +18,7 @@ class Faults:
     truth: Truth
     now_ns: Callable[[], int]
     connections: set[Connection] = attrs.Factory(set)
+    _news: trio.Event = attrs.Factory(trio.Event)
     _refusals: list[tuple[Fault, int]] = attrs.Factory(list)
 
     def strike(self, fault: Fault) -> int:
@@ -59,6 +60,11 @@ class Faults:
                 )
         return None
 
+    def fed(self) -> None:
+        """Take note that a connection was sent its first data."""
+        self._news.set()
+        self._news = trio.Event()
+
     async def run(self, faults: Iterable[Fault]) -> None:
         """Strike as scheduled, until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -82,7 +88,7 @@ class Faults:
     async def _somebody(self, fault: Fault) -> None:
         """Wait until the fault would strike a connection that was sent data."""
         while not any(connection.record.data for connection in self._meant(fault)):
-            await trio.sleep(0.1)  # rare and cheap; an event for every first frame would cost the hot path more
+            await self._news.wait()
 
     def _meant(self, fault: Fault) -> list[Connection]:
         meant = [one for one in self.connections if one.open and fault.strikes(one.endpoint)]

@@ -69,7 +69,7 @@ class Feed:
                 next_flush = flushes * FLUSH_EVERY_S
 
     def _changes(self) -> int:
-        """Draw how many levels makers change before this flush, so that the scenario's number of flushes have changes."""
+        """Draw how many levels makers change before this flush; none at most flushes of a quiet book."""
         per_flush = self.listing.book_changes_per_s * FLUSH_EVERY_S
         if self._rng.random() >= per_flush:
             return 0

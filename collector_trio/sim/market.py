@@ -144,20 +144,24 @@ class Market:
             place = min(int(self.rng.expovariate(1 / 25)), len(ladder.prices) - 1)
             price = ladder.prices[-1 - place if bid else place]
             draw = self.rng.random()
-            neighbour = price - 1 if bid else price + 1
             if draw < 0.2:
                 self._put(ladder, price, 0)
-            elif draw < 0.4 and neighbour > 0 and neighbour not in ladder.lots:
-                self._put(ladder, neighbour, self._size())
+            elif draw < 0.5:
+                # A new level, more often close to the best price than far: what takers eat at the top grows back there.
+                away = 1 + int(self.rng.expovariate(1 / 60))
+                new = self.best_bid - away if bid else self.best_ask + away
+                if new > 0:
+                    self._put(ladder, new, self._size())
             else:
                 self._put(ladder, price, self._size())
             self._replenish()
 
     def _improve(self) -> None:
+        step = self.rng.randint(1, (self.best_ask - self.best_bid) // 2)
         if self.rng.random() < 0.5:
-            self._put(self.bids, self.best_bid + 1, self._size())
+            self._put(self.bids, self.best_bid + step, self._size())
         else:
-            self._put(self.asks, self.best_ask - 1, self._size())
+            self._put(self.asks, self.best_ask - step, self._size())
 
     def _replenish(self) -> None:
         """Keep each side between its bounds by adding or taking away at the far end."""

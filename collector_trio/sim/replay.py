@@ -104,9 +104,13 @@ class _Listeners:
 
     _venue: Venue
     _known: dict[tuple[str, str], Connection] = attrs.Factory(dict)
+    _version: int = -1
 
     def of(self, frame: RecordedFrame) -> Connection | None:
         key = (frame.native_symbol, frame.stream)
+        if self._version != self._venue.audience.version:
+            self._known.clear()
+            self._version = self._venue.audience.version
         known = self._known.get(key)
         if known is None or not known.open:
             known = _listener(self._venue, frame)

@@ -2,7 +2,6 @@
 
 import ssl
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -10,7 +9,7 @@ import trio
 from collector_trio.errors import CollectorError
 from collector_trio.sim.recordings import Recording, load_recordings
 from collector_trio.sim.scenario import load_scenario
-from collector_trio.sim.server import SimServer, serve
+from collector_trio.sim.server import serve
 
 
 async def run_sim(
@@ -30,27 +29,24 @@ async def run_sim(
     recording or a certificate that cannot be used, or a port that is taken.
     """
     chosen = load_scenario(scenario)
+    context = _context(tls)
     recordings = await trio.to_thread.run_sync(load_recordings, replay) if replay else None
-    server: SimServer
-    async with trio.open_nursery() as nursery:
-        start = partial(
-            serve,
+    for recording in recordings or ():
+        announce(_describe(recording))
+    try:
+        await serve(
             chosen,
             port=port,
             seed=seed,
-            ssl_context=_context(tls),
+            ssl_context=context,
             truth_path=truth_path,
             recordings=recordings,
             speed=None if fast else 1.0,
             announce=announce,
         )
-        try:
-            server = await nursery.start(start)
-        except OSError as error:
-            raise CollectorError(f"port {port}: {error.strerror}") from error
-        announce(server.endpoints_toml())
-        for recording in recordings or ():
-            announce(_describe(recording))
+    except OSError as error:
+        what = error.filename or f"port {port}"
+        raise CollectorError(f"{what}: {error.strerror or error}") from error
 
 
 def _context(tls: tuple[Path, Path] | None) -> ssl.SSLContext | None:

@@ -145,7 +145,7 @@ class SimServer:
     async def _serve_websocket(self, stream: trio.abc.Stream, request: Request, endpoint: str) -> None:
         number = self.truth.opened + 1
         record = ConnectionRecord(number, endpoint.split(".")[0], endpoint, request.target, self._now_ns())
-        connection = Connection(stream, request, record, self.truth)
+        connection = Connection(stream, request, record, self.truth, self._faults.fed)
         session: Session
         ended = "cancelled"
         self.truth.add_opened(record)
@@ -190,10 +190,9 @@ async def serve(
     lines.
     """
     server = SimServer(scenario, seed=seed, now_ns=now_ns, recordings=recordings, speed=speed, announce=announce)
-    listeners: list[trio.SocketListener] = await trio.open_tcp_listeners(port, host=host)
-    server.port, server.host, server.tls = listeners[0].socket.getsockname()[1], host, ssl_context is not None
-    log = server.truth.write_to(truth_path) if truth_path is not None else None
-    try:
+    with server.truth.written_to(truth_path):
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        server.port, server.host, server.tls = listeners[0].socket.getsockname()[1], host, ssl_context is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run)
             if ssl_context is None:
@@ -201,8 +200,6 @@ async def serve(
             else:
                 wrapped = [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
                 await nursery.start(trio.serve_listeners, server.serve_connection, wrapped)
+            announce(server.endpoints_toml())
             task_status.started(server)
             await trio.sleep_forever()
-    finally:
-        if log is not None:
-            log.close()

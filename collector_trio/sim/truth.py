@@ -8,6 +8,7 @@ returned.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -207,10 +208,15 @@ class Truth:
         self.faults.append(fault)
         self._write("fault", attrs.asdict(fault))
 
-    def write_to(self, path: Path) -> IO[str]:
-        """From now on write every entry to `path` as a JSON line with its `entry` kind; the caller closes the file."""
-        self.log = path.open("w", encoding="utf-8")
-        return self.log
+    @contextmanager
+    def written_to(self, path: Path | None) -> Iterator[None]:
+        """Meanwhile write every entry to `path`, too, as a JSON line with its kind as `entry`; None writes nothing."""
+        if path is None:
+            yield
+            return
+        with path.open("w", encoding="utf-8") as self.log:
+            yield
+        self.log = None
 
     def _write(self, entry: str, row: dict[str, Any]) -> None:
         if self.log is not None:

@@ -31,5 +31,5 @@ class Venue:
 
 
 def seeded(*names: object) -> Random:
-    """Return a generator that depends on these names alone, so that one symbol's walk does not depend on the others'."""
+    """Return a generator that depends on these names alone: one symbol's walk does not depend on the others."""
     return Random("/".join(map(str, names)))

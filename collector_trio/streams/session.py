@@ -24,7 +24,8 @@ from collector_trio.exchanges.protocol import Control, ControlKind, Decoded, Exc
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
 from collector_trio.net.budgets import Budget
-from collector_trio.net.connect import Connection, Sink
+from collector_trio.net.connect import Connection
+from collector_trio.net.tap import Sink
 from collector_trio.plan import StreamPlan, Subscription
 
 # The reader's turn before anyone is judged: a process that was stopped must read what waited before it ends its sessions.
@@ -63,7 +64,8 @@ class Watched:
             return float("inf") if limit_s is None else self.heard_at + limit_s
         if not self.subscription.prompt:
             return float("inf")
-        return self.asked_at + min(self.subscription.first_data_s * 2 ** (self.askings - 1), ASK_AGAIN_MAX_S)
+        patience_s = self.subscription.first_data_s * 2.0 ** (self.askings - 1)
+        return self.asked_at + min(patience_s, ASK_AGAIN_MAX_S)
 
     def quiet_limit_s(self) -> float:
         """Return how long this subscription may be silent now."""
@@ -83,7 +85,7 @@ class Session:
     log: FilteringBoundLogger
     messages: Budget
     frames: int = 0
-    bytes: int = 0
+    frame_bytes: int = 0
     rejects: int = 0
     peer: str = ""
     opened_ns: int = 0
@@ -140,7 +142,7 @@ class Session:
         if not self.journal.append(self.number, received_ns, frames):
             return False
         self.frames += len(frames)
-        self.bytes += sum(map(len, frames))
+        self.frame_bytes += sum(map(len, frames))
         now, decode = trio.current_time(), self.exchange.decode
         for frame in frames:
             self._take(decode(frame), now)
@@ -308,7 +310,7 @@ class Session:
             "live_ns": self.live_ns,
             "peer": self.peer,
             "frames": self.frames,
-            "bytes": self.bytes,
+            "bytes": self.frame_bytes,
         }
 
 

@@ -59,7 +59,7 @@ class Stream:
     @property
     def bytes(self) -> int:
         """Bytes of frames accepted so far."""
-        return self.bytes_before + (self.session.bytes if self.session else 0)
+        return self.bytes_before + (self.session.frame_bytes if self.session else 0)
 
     @property
     def is_live(self) -> bool:
@@ -129,7 +129,7 @@ def _new_session(stream: Stream, exchange: Exchange, around: Surroundings, log: 
 def _account(stream: Stream, session: Session) -> None:
     """Add a session that is over to its stream's totals."""
     stream.frames_before += session.frames
-    stream.bytes_before += session.bytes
+    stream.bytes_before += session.frame_bytes
     stream.lived += session.live_at is not None
     stream.session = None
 

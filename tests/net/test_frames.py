@@ -128,7 +128,7 @@ def test_the_splitter_and_wsproto_see_what_wsproto_sees_alone_however_the_stream
     alone, both = by_wsproto_alone(stream), by_both(chunks)
     assert both.texts == alone.texts
     assert both.others == alone.others
-    # wsproto waits for payload before it refuses an interrupted message, we refuse the header: let it have that payload.
+    # wsproto waits for payload before it refuses an interrupted message, we refuse the header: let it have that too.
     assert both.verdict in (alone.verdict, by_wsproto_alone(stream + b"\0").verdict)
 
 

@@ -1,0 +1,89 @@
+"""`demo`: the same job as `run`, against simulated exchanges."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from collector_trio import app
+from collector_trio.commands.options import Duration, json_option
+from collector_trio.commands.run import print_report
+from collector_trio.config import Config, parse_config
+from collector_trio.errors import CollectorError
+from collector_trio.exchanges import EXCHANGES
+from collector_trio.ops.log import set_up_logging
+from collector_trio.sim import BUMPY, SimServer, serve
+
+MARK = "state/demo"  # in a folder that a demo made, and may empty
+
+_CONFIG = """
+[collector]
+data_dir = {data_dir}
+
+[store]
+segment = "10s"
+
+[[record]]
+exchange = "binance"
+market = "spot"
+symbols = ["BTC-USDT", "ETH-USDT"]
+channels = ["trades", "book"]
+
+[[record]]
+exchange = "okx"
+market = "spot"
+symbols = ["BTC-USDT", "ETH-USDT"]
+channels = ["trades", "book"]
+
+{endpoints}
+"""
+
+
+@click.command(epilog="Example: python -m collector_trio demo --for 30s")
+@click.option("--for", "for_s", type=Duration(), default=30.0, show_default="30s", help="How long to record.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-data"), show_default=True,
+    help="Where to record; emptied first if a demo made it.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the simulated market.")
+@json_option
+def demo(for_s: float, data_dir: Path, seed: int, as_json: bool) -> None:
+    """Record simulated exchanges on this machine, with disconnects on the way. Needs no network."""
+    _empty(data_dir)
+    set_up_logging("auto", "info")
+    config, report = trio.run(partial(_record, data_dir, for_s, seed))
+    print_report(config, report, as_json)
+    if not as_json:
+        click.echo("\nLook at what was recorded:")
+        click.echo(
+            f'  python -m collector_trio sql --data-dir {data_dir} "SELECT exchange, symbol, count(*) AS trades, '
+            'avg(price) AS mean_price FROM trades GROUP BY ALL ORDER BY ALL"'
+        )
+
+
+def _empty(data_dir: Path) -> None:
+    mark = data_dir / MARK
+    if data_dir.exists() and any(data_dir.iterdir()):
+        if not mark.exists():
+            raise CollectorError(f"{data_dir} exists and was not made by a demo; choose another --data-dir")
+        shutil.rmtree(data_dir)
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+
+
+async def _record(data_dir: Path, for_s: float, seed: int) -> tuple[Config, app.Report]:
+    async with trio.open_nursery() as nursery:
+        server: SimServer = await nursery.start(partial(serve, BUMPY, seed=seed))
+        text = _CONFIG.format(data_dir=_quoted(data_dir), endpoints=server.endpoints_toml())
+        config = parse_config(text, "<demo>", {name: exchange.OFFERS for name, exchange in EXCHANGES.items()}, {})
+        report = await app.run(config, for_s=for_s)
+        nursery.cancel_scope.cancel()
+    return config, report
+
+
+def _quoted(path: Path) -> str:
+    """Spell a path as a TOML string; its `$` are its own."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
