@@ -6,8 +6,8 @@
        ├─ syncing, ticks, tidying
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
-A stop goes through this picture from the inside out: sockets, journal sealed, follower finished; each step has a bound, together less
-than `STOP_S`.
+A stop goes through this picture from the inside out: sockets, journal sealed, follower finished; each step has a bound,
+together less than `STOP_S`.
 """
 
 import os
@@ -51,7 +51,9 @@ TIDY_EVERY_S = 30.0
 
 @attrs.frozen
 class Report:
-    """What one run did: times in nanoseconds since the epoch, streams with their counters, and frames no follower has stored yet."""
+    """What one run did: times in nanoseconds since the epoch, streams with their counters, and frames no follower has
+    stored yet.
+    """
 
     started_ns: int
     ended_ns: int
@@ -80,7 +82,8 @@ def open_network(config: Config) -> Network:
 async def run(config: Config, *, for_s: float | None = None, clock: Clock | None = None) -> Report:
     """Record until SIGTERM, SIGINT or the end of `for_s`, then drain and return what was done.
 
-    Raises DataDirInUse at once when another collector records into the same folder. A second signal ends the process on the spot.
+    Raises DataDirInUse at once when another collector records into the same folder. A second signal ends the process on
+    the spot.
     """
     clock = clock or Clock()
     install_resolver()

@@ -11,7 +11,9 @@ STEP_NS = 100_000_000
 
 @attrs.define
 class Clock:
-    """`now` is nanoseconds since the epoch; `check_step` takes over what NTP or an operator did to the wall clock, forwards only."""
+    """`now` is nanoseconds since the epoch; `check_step` takes over what NTP or an operator did to the wall clock,
+    forwards only.
+    """
 
     wall_ns: Callable[[], int] = time.time_ns
     monotonic_ns: Callable[[], int] = time.monotonic_ns

@@ -1,4 +1,6 @@
-"""Every exception this package raises on purpose. Each carries its facts as attributes, so that nobody parses a message."""
+"""Every exception this package raises on purpose. Each carries its facts as attributes, so that nobody parses a
+message.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +39,10 @@ class JournalError(CollectorError):
 class ConnectionEnded(CollectorError):
     """A connection is over, or never came to be. `reason` is one word of a closed set, `detail` is for people.
 
-    Reasons given by `net`: `dns`, `dial`, `proxy`, `tls`, `refused` (the handshake was answered, but not with 101), `timeout`,
-    `closed` (a close frame came), `eof` (FIN without a close frame), `reset` (RST or another socket error), `protocol`.
-    Reasons given by `streams`: `silent`, `unproven`, `rejected` (a subscription was), `notice` (the exchange announced it).
+    Reasons given by `net`: `dns`, `dial`, `proxy`, `tls`, `refused` (the handshake was answered, but not with 101),
+    `timeout`, `closed` (a close frame came), `eof` (FIN without a close frame), `reset` (RST or another socket error),
+    `protocol`. Reasons given by `streams`: `silent`, `unproven`, `rejected` (a subscription was), `notice` (the
+    exchange announced it).
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -55,7 +58,9 @@ class FramingError(CollectorError):
 class HttpFailed(CollectorError):
     """A REST request got no usable answer. `status` is None where there was no answer at all."""
 
-    def __init__(self, url: str, problem: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, url: str, problem: str, *, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(f"{url}: {problem}")
         self.url = url
         self.problem = problem

@@ -12,8 +12,8 @@ class Instrument:
     """One instrument as its exchange describes it.
 
     `symbol` is BASE-QUOTE in every market; `native_symbol` is the exchange's spelling and unique within a market.
-    Numbers stay the exchange's text (base units, quote units); `contract_size` is what one contract is worth: in base units, or in
-    quote units when `inverse`; None where the exchange counts in base units itself.
+    Numbers stay the exchange's text (base units, quote units); `contract_size` is what one contract is worth: in base
+    units, or in quote units when `inverse`; None where the exchange counts in base units itself.
     """
 
     exchange: str
@@ -37,7 +37,8 @@ SYMBOL_PATTERN = re.compile(r"!?[^\s!]+-[^\s!]+")
 def select(patterns: Sequence[str], instruments: Iterable[Instrument]) -> tuple[list[Instrument], list[str]]:
     """Choose the instruments that `patterns` name, in listing order, and the plain names that nothing answers to.
 
-    A plain name selects its instrument whatever its status, a pattern only what is traded; exclusions ("!X") win over both.
+    A plain name selects its instrument whatever its status, a pattern only what is traded; exclusions ("!X") win over
+    both.
     """
     listed = list(instruments)
     excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]

@@ -1,4 +1,6 @@
-"""From a config and the instruments to the sockets that will be opened: pure, so that `check` can print it and `run` just does it."""
+"""From a config and the instruments to the sockets that will be opened: pure, so that `check` can print it and `run`
+just does it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -13,8 +15,9 @@ from collector_trio.instruments import Instrument, select
 class Subscription:
     """One channel of one instrument on one socket.
 
-    `argument` is what the exchange's subscribe message names. `prompt` subscriptions must bring data within `first_data_s`; after that
-    a silence of `silence_s` is a fault (None: silence means nothing, as for a symbol that trades once an hour).
+    `argument` is what the exchange's subscribe message names. `prompt` subscriptions must bring data within
+    `first_data_s`; after that a silence of `silence_s` is a fault (None: silence means nothing, as for a symbol that
+    trades once an hour).
     """
 
     channel: str
@@ -47,7 +50,9 @@ class Rate:
 
 @attrs.frozen
 class Limits:
-    """What a venue allows, with a margin. `dials` and `weight` are per IP address, so the whole process shares them by `pool`."""
+    """What a venue allows, with a margin. `dials` and `weight` are per IP address, so the whole process shares them by
+    `pool`.
+    """
 
     dials: Rate
     messages: Rate  # on one connection, from us
@@ -56,8 +61,9 @@ class Limits:
 
 @attrs.frozen
 class Endpoint:
-    """Where a channel is served: the stream name it gives ("okx.public"), the config section and key of its URL, and how many
-    subscriptions of one channel may share a socket."""
+    """Where a channel is served: the stream name it gives ("okx.public"), the config section and key of its URL, and
+    how many subscriptions of one channel may share a socket.
+    """
 
     name: str
     section: str
@@ -110,8 +116,8 @@ def make_plan(
 ) -> Plan:
     """Say which sockets carry which subscriptions. Markets without `instruments` are left out.
 
-    Subscriptions of one endpoint are dealt to as few sockets as its limits allow, in the order of the config; a symbol keeps its
-    socket as long as the config and the listing stay as they are.
+    Subscriptions of one endpoint are dealt to as few sockets as its limits allow, in the order of the config; a symbol
+    keeps its socket as long as the config and the listing stay as they are.
     """
     carried: dict[Endpoint, dict[tuple[str, str], tuple[str, Instrument, Subscription]]] = {}
     unknown: list[str] = []

@@ -1,4 +1,6 @@
-"""The tables everyone writes and reads: names, columns, kinds. How a file format spells a kind is the writer's business."""
+"""The tables everyone writes and reads: names, columns, kinds. How a file format spells a kind is the writer's
+business.
+"""
 
 from enum import StrEnum
 

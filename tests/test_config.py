@@ -502,7 +502,7 @@ WRONG_RECORDS: dict[str, tuple[str, list[str]]] = {
     "symbols spelled otherwise, each on its line": (
         RECORD.replace(
             '["BTC-USDT"]',
-            '[\n"BTCUSDT", # "\n"btc-usdt",\n\n"BTC-USDT-SWAP", "ETH/USDC",\n"*", "!*USDT", "BTC", 7, true, "!!A-B"]',
+            '[\n"BTCUSDT", # "\n"btc-usdt",\n\n"BTC-USDT-SWAP", "ETH/USDC",\n"*", "!*USDT", "BTC", 7, true, "!!A-B", "A\\u0001-B"]',
         ),
         [
             f'6: record[1].symbols[1] is "BTCUSDT"; did you mean "BTC-USDT"? ({SYMBOLS})',
@@ -515,6 +515,7 @@ WRONG_RECORDS: dict[str, tuple[str, list[str]]] = {
             "10: record[1].symbols[8] is 7 (integer); a string is wanted",
             "10: record[1].symbols[9] is true (boolean); a string is wanted",
             f'10: record[1].symbols[10] is "!!A-B"; did you mean "!A-B"? ({SYMBOLS})',
+            f'10: record[1].symbols[11] is "A\\u0001-B"; allowed: {SYMBOLS}',
         ],
     ),
     "a symbol twice": (

@@ -62,7 +62,9 @@ async def _fetch(config: Config, markets: list[Market], problems: list[str]) -> 
         exchange = EXCHANGES[name]
         try:
             async with app.open_rest(network, rest_url(config, exchange, market)) as client:
-                listing = await fetch_listing(exchange, market, client, Budget(exchange.limits(market).weight), clock.now)
+                listing = await fetch_listing(
+                    exchange, market, client, Budget(exchange.limits(market).weight), clock.now
+                )
         except CollectorError as error:
             problems.append(f"{name} {market}: no instruments: {error}")
         else:
@@ -134,7 +136,9 @@ def _print(
         for subscription in stream.subscriptions:
             expected = f"data within {subscription.first_data_s:g} s" if subscription.prompt else "may be quiet"
             silence = "" if subscription.silence_s is None else f", silent at most {subscription.silence_s:g} s"
-            click.echo(f"  {subscription.channel:7} {subscription.native_symbol:12} {subscription.argument} ({expected}{silence})")
+            click.echo(
+                f"  {subscription.channel:7} {subscription.native_symbol:12} {subscription.argument} ({expected}{silence})"
+            )
         click.echo("  budgets: " + ", ".join(f"{name} {rate}" for name, rate in budgets.items()))
     click.echo(f"\n{len(plan.streams)} sockets, no polls.")
     for problem in problems:

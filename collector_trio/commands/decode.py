@@ -27,7 +27,9 @@ _TO_NS = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}
 )
 @click.option("--exchange", type=click.Choice(list(EXCHANGES)), required=True)
 @click.option("--market", type=click.Choice(["spot", "perp", "index"]), required=True)
-@click.option("--instruments", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The exchange's own answer.")
+@click.option(
+    "--instruments", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The exchange's own answer."
+)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 def decode(exchange: str, market: str, instruments: Path | None, files: tuple[Path, ...]) -> None:
     """Print the rows that raw frames give, as JSON lines; exit 1 if a frame was rejected.
@@ -50,7 +52,8 @@ def decode(exchange: str, market: str, instruments: Path | None, files: tuple[Pa
             sys.stdout.write(json.dumps(printed, ensure_ascii=False) + "\n")
     if naming.made_up:
         click.echo(
-            "symbols are the exchange's own, and contracts are not converted: no --instruments were given that describe them", err=True
+            "symbols are the exchange's own, and contracts are not converted: no --instruments were given that describe them",
+            err=True,
         )
     if rejected:
         raise SystemExit(1)

@@ -22,8 +22,8 @@ NICENESS = 10  # the recorder goes first
 def follow(data_dir: Path, log_form: str, log_level: str) -> None:
     """Turn sealed journal segments into Parquet until standard input ends.
 
-    `run` starts this by itself. Alone it stores what a stopped or running collector has sealed; at the end of its input (at once with
-    `< /dev/null`, or on Ctrl-D) it finishes and exits.
+    `run` starts this by itself. Alone it stores what a stopped or running collector has sealed; at the end of its input
+    (at once with `< /dev/null`, or on Ctrl-D) it finishes and exits.
     """
     from collector_trio.followers.cursor import lock_cursor
     from collector_trio.followers.tables import prepare, store_sealed

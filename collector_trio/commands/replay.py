@@ -13,7 +13,9 @@ from collector_trio.journal.segments import SUFFIXES, Segment, list_segments, on
 
 @click.command(epilog="Example: python -m collector_trio replay data/journal --data-dir again")
 @click.argument("journal", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where the tables go.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where the tables go."
+)
 @json_option
 def replay(journal: tuple[Path, ...], data_dir: Path, as_json: bool) -> None:
     """Derive the tables again from journals: files, or folders of them.
@@ -27,7 +29,9 @@ def replay(journal: tuple[Path, ...], data_dir: Path, as_json: bool) -> None:
 
     segments = [segment for path in journal for segment in _segments(path)]
     if not segments:
-        raise CollectorError(f"{', '.join(map(str, journal))}: no journal segments there (files ending in {', '.join(SUFFIXES)})")
+        raise CollectorError(
+            f"{', '.join(map(str, journal))}: no journal segments there (files ending in {', '.join(SUFFIXES)})"
+        )
     with lock_cursor(data_dir) as held:
         if not held:
             raise CollectorError(f"{data_dir} is being written by a follower; choose another --data-dir")

@@ -10,7 +10,9 @@ from collector_trio.sim import BUILT_IN, run_sim
 
 
 @click.command(epilog="Example: python -m collector_trio sim --port 9000 --scenario bumpy --seed 7")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to listen on loopback; default: any free port.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Where to listen on loopback; default: any free port."
+)
 @click.option("--scenario", help=f"{', '.join(BUILT_IN)}, or a TOML file of faults and rates.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same market.")
 @click.option(
@@ -19,8 +21,12 @@ from collector_trio.sim import BUILT_IN, run_sim
     "files may also follow each other behind one --replay.",
 )  # fmt: skip
 @click.option("--fast", is_flag=True, help="Replay as fast as the collector takes it, not with the recorded timing.")
-@click.option("--truth", type=click.Path(path_type=Path, dir_okay=False), help="Write what was sent to whom here, JSON lines.")
-@click.option("--tls", nargs=2, type=click.Path(path_type=Path, exists=True), help="Certificate chain and key (PEM): wss, https.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path, dir_okay=False), help="Write what was sent to whom here, JSON lines."
+)
+@click.option(
+    "--tls", nargs=2, type=click.Path(path_type=Path, exists=True), help="Certificate chain and key (PEM): wss, https."
+)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path, exists=True))
 def sim(
     port: int,

@@ -62,7 +62,15 @@ def print_summary(found: Summary) -> None:
         covered = "" if table.coverage is None else f"{table.coverage:.4g} %"
         first, last = (time[:19].replace("T", " ") for time in (table.first, table.last))
         rows.add_row(
-            table.table, table.exchange, table.market, table.symbol, f"{table.rows:,}", first, last, covered, decimal(table.bytes)
+            table.table,
+            table.exchange,
+            table.market,
+            table.symbol,
+            f"{table.rows:,}",
+            first,
+            last,
+            covered,
+            decimal(table.bytes),
         )
     console.print(rows if found.tables else "No rows yet.")
     console.print()

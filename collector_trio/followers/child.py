@@ -1,7 +1,8 @@
-"""A follower as a child process: started, told of sealed segments, restarted when it dies, and given time to finish at the end.
+"""A follower as a child process: started, told of sealed segments, restarted when it dies, and given time to finish at
+the end.
 
-It has a session of its own, so that Ctrl-C and a supervisor's SIGTERM to the process group do not reach it: it ends when its standard
-input does, after finishing what is sealed. Should the recorder be killed, that happens by itself.
+It has a session of its own, so that Ctrl-C and a supervisor's SIGTERM to the process group do not reach it: it ends
+when its standard input does, after finishing what is sealed. Should the recorder be killed, that happens by itself.
 """
 
 import random

@@ -37,10 +37,14 @@ def publish(data_dir: Path, segment: int, tables: Mapping[Place, pa.Table], ns: 
 
 
 def place_path(data_dir: Path, place: Place, segment: int, ns: int) -> Path:
-    """Return where the rows of one segment, table, exchange and market are: the folder says the hour in which they were received."""
+    """Return where the rows of one segment, table, exchange and market are: the folder says the hour in which they were
+    received.
+    """
     table, exchange, market = place
     hour = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
-    folder = data_dir / table / f"exchange={exchange}" / f"market={market}" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
+    folder = (
+        data_dir / table / f"exchange={exchange}" / f"market={market}" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
+    )
     return folder / f"{table}-{segment:012d}.parquet"
 
 

@@ -1,8 +1,9 @@
-"""What has been recorded, as DuckDB views: the Parquet files that are whole, and the segments no follower has stored yet.
+"""What has been recorded, as DuckDB views: the Parquet files that are whole, and the segments no follower has stored
+yet.
 
-Which is which the cursor says, read once: a file of a later segment is left out, and its segment is folded here instead, so no row is
-seen twice while a follower publishes. A segment or file that vanishes under us (stored, compressed) means that the picture has changed:
-look again.
+Which is which the cursor says, read once: a file of a later segment is left out, and its segment is folded here
+instead, so no row is seen twice while a follower publishes. A segment or file that vanishes under us (stored,
+compressed) means that the picture has changed: look again.
 """
 
 import re
@@ -63,7 +64,7 @@ def fetch(
     connection: duckdb.DuckDBPyConnection, statement: str, parameters: list[object] | None = None
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run one statement; return column names and rows (through Arrow: times need no further time-zone library then)."""
-    relation = connection.sql(statement, params=parameters)
+    relation: duckdb.DuckDBPyRelation | None = connection.sql(statement, params=parameters)
     if relation is None:  # a statement without a result, such as SET
         return [], []
     result = relation.to_arrow_table()

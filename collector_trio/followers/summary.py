@@ -16,8 +16,10 @@ DATA_TABLES = ("trades", "book", "book_snapshots")
 
 @attrs.frozen
 class TableSummary:
-    """One table of one instrument. Times are ISO 8601; `coverage` is the share in percent of what the exchange's own numbers say was
-    published between first and last row, None where they say nothing; `bytes` is the Parquet files' part."""
+    """One table of one instrument. Times are ISO 8601; `coverage` is the share in percent of what the exchange's own
+    numbers say was published between first and last row, None where they say nothing; `bytes` is the Parquet files'
+    part.
+    """
 
     table: str
     exchange: str
@@ -79,9 +81,10 @@ def summarize(data_dir: Path, since_ns: int = 0) -> Summary:
 
 
 _TRADE_COVERAGE = "100.0 * count(DISTINCT id) / (max(id) - min(id) + 1)"
-# A change is covered when the one before it is there; the first of a stretch (a snapshot, or what came first) leads from nowhere.
+# A change is covered when the one before it is there. The first needs none; a later snapshot says that something was
+# missed.
 _CHAINED = """
-    SELECT *, prev_seq IS NULL OR snapshot OR before IS NULL OR prev_seq = before AS chained FROM (
+    SELECT *, prev_seq IS NULL OR before IS NULL OR prev_seq = before AS chained FROM (
         SELECT *, lag(last_seq) OVER (PARTITION BY exchange, market, symbol ORDER BY frame) AS before FROM book
     )
 """
@@ -153,5 +156,3 @@ def _frames(views: duckdb.DuckDBPyConnection, since_ns: int) -> FrameSummary:
         reasons.update(json.loads(text))
     received, with_rows, control, duplicate, ignored, rejected = row
     return FrameSummary(received, with_rows, control, duplicate, ignored, rejected, dict(reasons))
-
-

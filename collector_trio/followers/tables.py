@@ -1,8 +1,8 @@
-"""The follower that turns sealed segments into Parquet. It runs as a process of its own: a compaction in a thread of the recorder would
-delay its event loop by tens of milliseconds, and receive times are what users buy this for.
+"""The follower that turns sealed segments into Parquet. It runs as a process of its own: a compaction in a thread of
+the recorder would delay its event loop by tens of milliseconds, and receive times are what users buy this for.
 
-The cursor says which segment was stored last. Files are published first, then the cursor; whatever dies in between, the same files are
-written again under the same names, so every row is stored exactly once.
+The cursor says which segment was stored last. Files are published first, then the cursor; whatever dies in between, the
+same files are written again under the same names, so every row is stored exactly once.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from collector_trio.followers.fold import Fold, Naming
 from collector_trio.followers.publish import clear_leftovers, publish
 from collector_trio.journal.records import read_records
 from collector_trio.journal.segments import Segment
+
 
 def prepare(data_dir: Path) -> None:
     """Remove what a crash left, and keep pyarrow to one core. The caller holds the cursor."""

@@ -1,9 +1,10 @@
 """The running segment: one owner of one file, appended to synchronously, synced and sealed beside the event loop.
 
-A batch is *accepted* when `os.write` returned its full length: from then on no kill of the process loses it. `fdatasync` runs in a
-thread every `sync_every_s` and bounds what a power cut can cost. When a write comes up short (the kernel's first sign of a full disk) or
-fails, the file is cut back to the last whole record, the batch is refused, and `room` makes its reader wait until there is space
-again; then the refusal, with its bounds, is the first record. Nothing is ever written behind a torn record.
+A batch is *accepted* when `os.write` returned its full length: from then on no kill of the process loses it.
+`fdatasync` runs in a thread every `sync_every_s` and bounds what a power cut can cost. When a write comes up short (the
+kernel's first sign of a full disk) or fails, the file is cut back to the last whole record, the batch is refused, and
+`room` makes its reader wait until there is space again; then the refusal, with its bounds, is the first record. Nothing
+is ever written behind a torn record.
 """
 
 import os
@@ -87,15 +88,20 @@ class Journal:
         return self._refused_since_ns is not None
 
     def note(self, letter: Letter, value: dict[str, Any], *, current: str | None = None) -> None:
-        """Append what no frame says. With `current`, repeat it (marked `again`) at the head of every segment until `forget`.
+        """Append what no frame says. With `current`, repeat it (marked `again`) at the head of every segment until
+        `forget`.
 
         While the disk refuses, notes wait (the newest `MAX_WAITING_NOTES`).
         """
+        now = self.clock()
+        if (
+            self._refused_since_ns is not None
+            or not self._rotate_if_due(now)
+            or not self._write_note(letter, now, value)
+        ):
+            self._waiting.append((letter, now, value))
         if current is not None:
             self._current[current] = (letter, value)
-        now = self.clock()
-        if self._refused_since_ns is not None or not self._rotate_if_due(now) or not self._write_note(letter, now, value):
-            self._waiting.append((letter, now, value))
 
     def update(self, current: str, **facts: Any) -> None:
         """Change what the next segment's head will say under `current`."""
@@ -139,7 +145,9 @@ class Journal:
         save_numbers(self.data_dir, self.numbers)
 
     def _rotate_if_due(self, now_ns: int) -> bool:
-        """Seal the running segment when it is old, large or of another UTC hour, and have one open. False when the disk refuses."""
+        """Seal the running segment when it is old, large or of another UTC hour, and have one open. False when the disk
+        refuses.
+        """
         file = self._file
         if file is not None:
             due = (
@@ -164,9 +172,16 @@ class Journal:
             self._refuse(now_ns)
             return False
         self._file = _File(fd, path, 0, number, now_ns)
-        head = {"format": FORMAT, "segment": number, "next_frame": self.numbers.frame, "next_session": self.numbers.session}
+        head = {
+            "format": FORMAT,
+            "segment": number,
+            "next_frame": self.numbers.frame,
+            "next_session": self.numbers.session,
+        }
         record = encode_note(Letter.SEGMENT, now_ns, head)
-        record += b"".join(encode_note(letter, now_ns, value | {"again": True}) for letter, value in self._current.values())
+        record += b"".join(
+            encode_note(letter, now_ns, value | {"again": True}) for letter, value in self._current.values()
+        )
         if not self._write(record):
             os.close(fd)
             path.unlink()

@@ -14,7 +14,8 @@ LEVEL = 1  # measured: level 3 was larger and slower on this data
 def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> None:
     """Compress or delete the segments up to number `confirmed`, as `keep` says: seconds, "until stored" or "forever".
 
-    Below `min_free_bytes` of free space the oldest go first, whatever `keep` says. What a follower still needs never goes.
+    Below `min_free_bytes` of free space the oldest go first, whatever `keep` says. What a follower still needs never
+    goes.
     """
     for segment in list_segments(journal_dir(data_dir)):
         if segment.is_open or segment.number > confirmed:
@@ -28,7 +29,9 @@ def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int,
 
 
 def _compress(segment: Segment) -> None:
-    """Replace a segment by its zstd copy. Readers prefer the text while both exist; the copy keeps the age of what was recorded."""
+    """Replace a segment by its zstd copy. Readers prefer the text while both exist; the copy keeps the age of what was
+    recorded.
+    """
     stat = segment.path.stat()
     packed = segment.path.with_name(segment.path.name + ".zst")
     write_whole(packed, zstandard.ZstdCompressor(level=LEVEL).compress(segment.path.read_bytes()))

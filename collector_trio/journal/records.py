@@ -6,15 +6,16 @@ Two kinds of record. A batch is what one read of a socket brought:
     {"stream":"btcusdt@aggTrade","data":{…}}
     {"stream":"btcusdt@depth@100ms","data":{…}}
 
-`bytes` counts everything behind the `#b` line, newlines included, and the crc32 (eight hex digits) covers it. A frame that contains a
-newline, is not UTF-8, or begins with `#` or `\` stands escaped: a `\` first, then the text with `\\`, `\n`, `\r` and `\xNN` in it.
+`bytes` counts everything behind the `#b` line, newlines included, and the crc32 (eight hex digits) covers it. A frame
+that contains a newline, is not UTF-8, or begins with `#` or `\` stands escaped: a `\` first, then the text with `\\`,
+`\n`, `\r` and `\xNN` in it.
 
 A note is what no frame says, one line of JSON with its crc32:
 
     #o 1732365488000000000 5f3a9c01 {"session":17,"stream":"binance.spot/1",…}
 
-The letters are in `Letter`. Both kinds begin a line with `#`, and frames never do: after damage, reading resumes at the next line that is
-a whole record.
+The letters are in `Letter`. Both kinds begin a line with `#`, and frames never do: after damage, reading resumes at the
+next line that is a whole record.
 """
 
 import json

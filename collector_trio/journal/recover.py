@@ -26,7 +26,9 @@ class Numbers:
 
 @attrs.define
 class Recovered:
-    """What the last run left: numbers, sessions that were never ended (their notes, with counts), and the last time it wrote."""
+    """What the last run left: numbers, sessions that were never ended (their notes, with counts), and the last time it
+    wrote.
+    """
 
     numbers: Numbers
     open_sessions: dict[int, dict[str, Any]]
@@ -56,8 +58,8 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
 def recover(data_dir: Path) -> Recovered:
     """Seal what the last run left open, and return where to go on. The caller holds the lock.
 
-    A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail: a copy of the
-    segment is set aside, and readers skip the damage.
+    A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail:
+    a copy of the segment is set aside, and readers skip the damage.
     """
     folder = journal_dir(data_dir)
     recovered = Recovered(_load_numbers(data_dir), {}, 0, 0)
@@ -103,7 +105,9 @@ def _seal(segment: Segment, recovered: Recovered) -> None:
 
 
 def _count(segment: Segment, data: bytes, recovered: Recovered) -> tuple[int, bool, bool]:
-    """Fold one segment into `recovered`; return the end of its last record, whether it is sealed, whether it is damaged inside."""
+    """Fold one segment into `recovered`; return the end of its last record, whether it is sealed, whether it is damaged
+    inside.
+    """
     end, sealed, damaged = len(data), False, False
     numbers = recovered.numbers
     numbers.segment = max(numbers.segment, segment.number + 1)

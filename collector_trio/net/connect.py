@@ -27,7 +27,7 @@ import h11
 import trio
 import trio_websocket
 from wsproto.frame_protocol import FrameProtocol
-from wsproto.utilities import ProtocolError
+from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from collector_trio import __version__
 from collector_trio.errors import ConnectionEnded
@@ -189,13 +189,21 @@ def _unwrapped(group: BaseExceptionGroup[BaseException], tap: Tap) -> BaseExcept
         first = _first_leaf(group)
         if isinstance(first, ConnectionEnded):
             return first
-        ended = tap.ended("protocol", f"{type(first).__name__}: {first}")
+        ended = tap.ended("protocol", str(_remote_fault(first)))
         ended.__cause__ = first
         return ended
     cancelled, faults = others.split(trio.Cancelled)
     if faults is None and cancelled is not None:
         return cancelled
     return group.exceptions[0] if len(group.exceptions) == 1 else group
+
+
+def _remote_fault(error: BaseException) -> BaseException:
+    """Return what the peer did wrong: trio-websocket stumbles a second time when it wants to tell the server."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, RemoteProtocolError):
+        found = found.__context__
+    return found or error
 
 
 def _first_leaf(error: BaseException) -> BaseException:

@@ -16,7 +16,10 @@ def set_up_logging(form: str, level: str) -> None:
     renderer: list[Processor]
     if form == "console" or (form == "auto" and terminal):
         colors = terminal and not os.environ.get("NO_COLOR")
-        renderer = [structlog.processors.TimeStamper("%H:%M:%S", utc=False), structlog.dev.ConsoleRenderer(colors=colors)]
+        renderer = [
+            structlog.processors.TimeStamper("%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(colors=colors),
+        ]
     else:
         renderer = [
             structlog.processors.TimeStamper("iso", utc=True),

@@ -64,7 +64,9 @@ async def fetch_listing(
 
 
 async def obtain_listing(exchange: Exchange, market: str, base_url: str, around: Surroundings) -> Listing:
-    """Ask until there is an answer, with the streams' backoff. Says once that there is none, and once that there is one again."""
+    """Ask until there is an answer, with the streams' backoff. Says once that there is none, and once that there is one
+    again.
+    """
     log = around.log.bind(exchange=exchange.NAME, market=market)
     weight = around.budgets.get(f"{exchange.NAME} {market} weight", exchange.limits(market).weight)
     path = exchange.instruments_request(market).path

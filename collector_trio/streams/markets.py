@@ -1,4 +1,6 @@
-"""One market: its instruments first, then its streams. Without instruments nothing of it is dialled, and other markets go on."""
+"""One market: its instruments first, then its streams. Without instruments nothing of it is dialled, and other markets
+go on.
+"""
 
 from typing import NoReturn
 
@@ -21,7 +23,8 @@ async def keep_market(
 ) -> NoReturn:
     """Keep the streams of one market until cancelled; each is added to `streams` when it begins.
 
-    Instruments kept from an earlier run begin at once, and are asked for again beside; without any, REST must answer first.
+    Instruments kept from an earlier run begin at once, and are asked for again beside; without any, REST must answer
+    first.
     """
     data_dir = config.collector.data_dir
     base_url = rest_url(config, exchange, market)

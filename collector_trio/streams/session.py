@@ -1,14 +1,16 @@
 """One session: the life of one connection, from dialling to whatever ends it.
 
-The order of events. `run` writes down that the session opens, then enters `connect`: from that line on there is a socket, and it is gone
-when the block is left, however it is left. Inside, one nursery: the subscriber asks for everything, batch by batch and within the
-message budget; the pinger, where an exchange wants one, keeps the connection open; the watch judges silence. Frames arrive on none of
-these tasks: the connection's reader calls `on_batch`, synchronously, and what it does is append, decode, note who was heard.
+The order of events. `run` writes down that the session opens, then enters `connect`: from that line on there is a
+socket, and it is gone when the block is left, however it is left. Inside, one nursery: the subscriber asks for
+everything, batch by batch and within the message budget; the pinger, where an exchange wants one, keeps the connection
+open; the watch judges silence. Frames arrive on none of these tasks: the connection's reader calls `on_batch`,
+synchronously, and what it does is append, decode, note who was heard.
 
-A subscription is *prompt* when the exchange promises data soon (a snapshot, a busy book); it is proven by its first data, an ack proves
-nothing. The others are proven by data of any sibling, or, where all are sparse, by having been asked without refusal. When all are
-proven the session is *live*. From then on a prompt subscription that falls silent while others speak is asked for again, alone; a wholly
-silent socket ends the session. Every end is a value, a `ConnectionEnded` with its reason: it is logged, counted, and written down.
+A subscription is *prompt* when the exchange promises data soon (a snapshot, a busy book); it is proven by its first
+data, an ack proves nothing. The others are proven by data of any sibling, or, where all are sparse, by having been
+asked without refusal. When all are proven the session is *live*. From then on a prompt subscription that falls silent
+while others speak is asked for again, alone; a wholly silent socket ends the session. Every end is a value, a
+`ConnectionEnded` with its reason: it is logged, counted, and written down.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +30,15 @@ from collector_trio.net.connect import Connection
 from collector_trio.net.tap import Sink
 from collector_trio.plan import StreamPlan, Subscription
 
-# The reader's turn before anyone is judged: a process that was stopped must read what waited before it ends its sessions.
+# The reader's turn before anyone is judged: a process that was stopped must read what waited before it ends its
+# sessions.
 GRACE_S = 0.5
 # A whole socket is not given up for less than this, however busy its books: TCP may need that long to repair a loss.
 SOCKET_SILENCE_S = 5.0
 # Asking again for one silent subscription: after its limit, then after twice as long, up to this.
 ASK_AGAIN_MAX_S = 600.0
-# After so many askings a subscription without data no longer keeps the others from being live: a delisted symbol may be acked.
+# After so many askings a subscription without data no longer keeps the others from being live: a delisted symbol may be
+# acked.
 EXCUSED_AFTER = 3
 
 
@@ -99,7 +103,9 @@ class Session:
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self, connect: Connect) -> NoReturn:
-        """Open the connection and live until something ends it. Raises ConnectionEnded; a cancellation and a bug pass through."""
+        """Open the connection and live until something ends it. Raises ConnectionEnded; a cancellation and a bug pass
+        through.
+        """
         self._watched = {s.key: Watched(s) for s in self.stream.subscriptions}
         self._unproven = {s.key for s in self.stream.subscriptions if s.prompt}
         self.opened_ns = self.clock()
@@ -138,7 +144,9 @@ class Session:
     # What the connection's reader calls
 
     def on_batch(self, frames: list[bytes], received_ns: int) -> bool:
-        """Append what one read brought, then note who was heard. False when the journal refuses; nothing has happened then."""
+        """Append what one read brought, then note who was heard. False when the journal refuses; nothing has happened
+        then.
+        """
         if not self.journal.append(self.number, received_ns, frames):
             return False
         self.frames += len(frames)

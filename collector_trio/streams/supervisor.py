@@ -1,7 +1,7 @@
 """The supervisor: for each stream a loop around a session, with a backoff that cannot storm.
 
-A reconnect is not an event that somebody handles: it is the next turn of the loop in `keep_stream`. When `Session.run` raises, its
-socket is already closed.
+A reconnect is not an event that somebody handles: it is the next turn of the loop in `keep_stream`. When `Session.run`
+raises, its socket is already closed.
 """
 
 import random
@@ -119,7 +119,13 @@ async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) 
 def _new_session(stream: Stream, exchange: Exchange, around: Surroundings, log: FilteringBoundLogger) -> Session:
     number = around.journal.next_session()
     session = Session(
-        number, stream.plan, exchange, around.journal, around.clock, log.bind(session=number), Budget(stream.plan.limits.messages)
+        number,
+        stream.plan,
+        exchange,
+        around.journal,
+        around.clock,
+        log.bind(session=number),
+        Budget(stream.plan.limits.messages),
     )
     stream.session = session
     stream.sessions += 1
