@@ -502,7 +502,8 @@ WRONG_RECORDS: dict[str, tuple[str, list[str]]] = {
     "symbols spelled otherwise, each on its line": (
         RECORD.replace(
             '["BTC-USDT"]',
-            '[\n"BTCUSDT", # "\n"btc-usdt",\n\n"BTC-USDT-SWAP", "ETH/USDC",\n"*", "!*USDT", "BTC", 7, true, "!!A-B", "A\\u0001-B"]',
+            '[\n"BTCUSDT", # "\n"btc-usdt",\n\n"BTC-USDT-SWAP", "ETH/USDC",\n"*",'
+            '"!*USDT", "BTC", 7, true, "!!A-B", "A\\u0001-B"]',
         ),
         [
             f'6: record[1].symbols[1] is "BTCUSDT"; did you mean "BTC-USDT"? ({SYMBOLS})',

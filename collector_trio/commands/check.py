@@ -127,7 +127,7 @@ def _print(
     for name, market in unknown:
         symbols = ", ".join(s for r in config.record if (r.exchange, r.market) == (name, market) for s in r.symbols)
         click.echo(
-            f"{name} {market}: instruments are not known yet, so {symbols} and the sockets they need could not be checked; "
+            f"{name} {market}: instruments are not known yet, so {symbols} and their sockets could not be checked; "
             "use --online, or run once"
         )
     for stream in plan.streams:
@@ -136,9 +136,8 @@ def _print(
         for subscription in stream.subscriptions:
             expected = f"data within {subscription.first_data_s:g} s" if subscription.prompt else "may be quiet"
             silence = "" if subscription.silence_s is None else f", silent at most {subscription.silence_s:g} s"
-            click.echo(
-                f"  {subscription.channel:7} {subscription.native_symbol:12} {subscription.argument} ({expected}{silence})"
-            )
+            named = f"{subscription.channel:7} {subscription.native_symbol:12} {subscription.argument}"
+            click.echo(f"  {named} ({expected}{silence})")
         click.echo("  budgets: " + ", ".join(f"{name} {rate}" for name, rate in budgets.items()))
     click.echo(f"\n{len(plan.streams)} sockets, no polls.")
     for problem in problems:

@@ -1,5 +1,7 @@
 """`sim`: the simulated exchanges alone."""
 
+import signal
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -41,16 +43,25 @@ def sim(
     """Start simulated exchanges and print the [endpoints] block to paste into a config; ends on Ctrl-C or SIGTERM."""
     if more and not replay:
         raise click.UsageError(f"{more[0]}: files are for --replay")
-    trio.run(
-        partial(
-            run_sim,
-            port=port,
-            scenario=scenario,
-            seed=seed,
-            replay=[*replay, *more],
-            fast=fast,
-            truth_path=truth,
-            tls=tls,
-            announce=click.echo,
-        )
+    serve = partial(
+        run_sim,
+        port=port,
+        scenario=scenario,
+        seed=seed,
+        replay=[*replay, *more],
+        fast=fast,
+        truth_path=truth,
+        tls=tls,
+        announce=click.echo,
     )
+    trio.run(_until_signalled, serve)
+
+
+async def _until_signalled(serve: Callable[[], Awaitable[None]]) -> None:
+    """Serve until SIGINT or SIGTERM, then end as something that did what it should."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                break

@@ -68,6 +68,7 @@ class Tap(trio.abc.Stream):
         self.bytes_received = 0
         self.frames_received = 0
         self.verdict: ConnectionEnded | None = None
+        self.raised = False  # so trio-websocket's reader task is about to raise, too
         self._cut_short = False  # a send was given up in the middle: whatever is sent now would be garbage
         self._inner = inner
         self._sink = sink
@@ -110,6 +111,13 @@ class Tap(trio.abc.Stream):
         Raises `ConnectionEnded`: `eof`, `reset`, `protocol`, `refused`, or `closed` when the peer's CLOSE frame has
         been returned before (so that it could be answered).
         """
+        try:
+            return await self._receive(max_bytes)
+        except BaseException:
+            self.raised = True
+            raise
+
+    async def _receive(self, max_bytes: int | None) -> bytes:
         while not self._rest:
             if self._splitter.close:
                 raise self.ended("closed", "")

@@ -1,4 +1,4 @@
-"""Logging: events for people on a terminal, JSON lines otherwise; always on stderr, reports have stdout to themselves."""
+"""Logging: events for people on a terminal, JSON lines otherwise; always on stderr, stdout is for reports."""
 
 import logging
 import os

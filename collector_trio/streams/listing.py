@@ -33,7 +33,7 @@ class Listing:
 
 
 def load_listing(data_dir: Path, exchange: str, market: str) -> Listing | None:
-    """Return what was kept last, None if nothing was or it cannot be read (it is only a copy; REST has the original)."""
+    """Return what was kept last; None if nothing was or it cannot be read (it is a copy: REST has the original)."""
     try:
         return cattrs.structure(json.loads(_path(data_dir, exchange, market).read_bytes()), Listing)
     except (OSError, ValueError, cattrs.BaseValidationError):

@@ -100,7 +100,7 @@ async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) 
             level = log.warning if session.live_at is not None or not down else log.debug
             level("ended", session=session.number, reason=ended.reason, detail=ended.detail, frames=session.frames)
             stream.ended[ended.reason] += 1
-        except Exception:  # noqa: BLE001 - a bug in one stream must not end the others; it is logged, counted, bounded
+        except Exception:  # a bug in one stream must not end the others; it is logged, counted, bounded
             log.exception("crashed", session=session.number)
             stream.ended["crashed"] += 1
             crashed = True

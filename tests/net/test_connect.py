@@ -130,9 +130,9 @@ async def test_the_handshake_asks_for_the_path_and_says_who_we_are_and_offers_no
         requests.append(peer.request)
         await peer.until_left()
 
-    async with serving(script) as port:
-        async with connected(port, sink, dialled, path="/stream?streams=btcusdt@trade/ethusdt@trade"):
-            pass
+    path = "/stream?streams=btcusdt@trade/ethusdt@trade"
+    async with serving(script) as port, connected(port, sink, dialled, path=path):
+        pass
     (request,) = requests
     assert request.startswith(b"GET /stream?streams=btcusdt@trade/ethusdt@trade HTTP/1.1\r\n")
     assert f"Host: 127.0.0.1:{port}\r\n".encode() in request
@@ -161,11 +161,10 @@ async def test_pings_are_answered_while_data_flows_and_between_fragments(sink: B
         pongs.append(await peer.receive(sum(6 + len(b"%d" % i) + 6 + len(b"between") for i in range(50))))
         await peer.until_left()
 
-    async with serving(script) as port:
-        async with connected(port, sink, dialled):
-            await sink.wait_for(50 * 51)
-            while not pongs:
-                await trio.lowlevel.checkpoint()
+    async with serving(script) as port, connected(port, sink, dialled):
+        await sink.wait_for(50 * 51)
+        while not pongs:
+            await trio.lowlevel.checkpoint()
     assert sink.frames == ([b"x" * 1000] * 50 + [b"abc"]) * 50
     assert pongs[0].count(b"\x8a\x87") == 50  # masked pongs of 7 bytes
 
@@ -204,17 +203,16 @@ async def test_a_sink_without_room_gets_the_same_batch_again_and_nothing_is_read
 
     sink_was_asked = trio.Event()
     sink.refusals = 1
-    async with serving(script) as port:
-        async with connected(port, sink, dialled) as connection:
-            while not sink.offered:
-                await trio.lowlevel.checkpoint()
-            received = connection.bytes_received
-            sink_was_asked.set()
-            await sent.wait()
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            assert connection.bytes_received == received
-            sink.may_go_on.set()
-            await sink.wait_for(2)
+    async with serving(script) as port, connected(port, sink, dialled) as connection:
+        while not sink.offered:
+            await trio.lowlevel.checkpoint()
+        received = connection.bytes_received
+        sink_was_asked.set()
+        await sent.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert connection.bytes_received == received
+        sink.may_go_on.set()
+        await sink.wait_for(2)
     assert sink.frames == [b"refused", b"next"]
     assert sink.offered[0] == sink.offered[1]
 
@@ -399,7 +397,7 @@ async def test_what_the_block_raises_comes_out_as_itself(sink: Batches, dialled:
                 async with connected(port, sink, dialled):
                     raise error
             assert raised.value is error
-        with pytest.raises(ExceptionGroup, match="^ours") as group:
+        with pytest.raises(ExceptionGroup, match=r"^ours") as group:
             async with connected(port, sink, dialled):
                 raise ExceptionGroup("ours", [error := ValueError()])
         assert group.value.exceptions == (error,)
