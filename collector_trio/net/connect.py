@@ -167,8 +167,8 @@ async def _shake_hands(
 async def _drain(ws: trio_websocket.WebSocketConnection, tap: Tap) -> None:
     """Pass on the messages that trio-websocket delivers: binary ones. Also notice when its reader just stops.
 
-    When the reader is stopped by an exception, that is still on its way: raising here, too, would cancel the reader at its last
-    checkpoint, and Cancelled would take the exception's place.
+    When the reader is stopped by an exception, that is still on its way: raising here, too, would cancel the reader at
+    its last checkpoint, and Cancelled would take the exception's place.
     """
     while True:
         try:

@@ -56,11 +56,11 @@ class BinanceTape:
             fact = self._trade("aggTrade", self._aggregate_id, side, fill.price, sum(fill.matches), now_us, first_id)
             self.history.append(fact)
 
-    def flush(self) -> None:
+    def flush(self) -> float:
         """Publish every level that changed, with its size now; nothing when nothing did."""
         bids, asks = self._levels(self.market.bids.changes()), self._levels(self.market.asks.changes())
         if self.market.update_id == self._published_id:
-            return
+            return float("inf")
         listing = self.market.listing
         fact = BookFact(
             exchange="binance",
@@ -78,6 +78,7 @@ class BinanceTape:
         )
         self._published_id = self.market.update_id
         self._publish(fact)
+        return float("inf")
 
     def book(self, depth: int) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
         """Return the book as it is now, which may be in the midst of a diff not yet published.

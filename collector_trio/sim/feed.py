@@ -27,53 +27,74 @@ class Tape(Protocol):
     def order(self, side: str, fills: list[Fill]) -> None:
         """Publish what one taker order did."""
 
-    def flush(self) -> None:
-        """Publish what happened to the book since the last flush."""
+    def flush(self) -> float:
+        """Publish what happened to the book since the last flush. Returns after how many seconds to flush if nothing happens."""
 
     def book(self, depth: int) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
         """Return the book that REST shows now: sequence number, bids and asks, best first."""
 
 
 class Feed:
-    """One instrument on one exchange. Its time begins with the first subscription and does not stop for disconnects."""
+    """One instrument on one exchange. Its time begins with the first subscription and does not stop for disconnects.
+
+    Three things happen to it: takers come and makers stir the book, both at random; and at the full tenth of a second after
+    either, or after a new subscription, the book is flushed. A quiet instrument so costs nothing while nothing happens.
+    """
 
     def __init__(self, tape: Tape, rng: Random) -> None:
         self.tape = tape
-        self.wanted = trio.Event()
         self._rng = rng
+        self._poked = trio.Event()
 
     @property
     def listing(self) -> Listing:
         """What is traded."""
         return self.tape.market.listing
 
-    async def run(self) -> None:
-        """Publish for ever, at the scenario's rates.
+    def poke(self) -> None:
+        """Take note of a new subscription: the next flush is to come, even if nothing else happens."""
+        self._poked.set()
 
-        What happens depends on the seed alone, not on how late the loop is.
-        """
-        await self.wanted.wait()
+    async def run(self) -> None:
+        """Publish for ever, at the scenario's rates. What happens depends on the seed alone, not on how late the loop is."""
+        await self._poked.wait()
         started = trio.current_time()
-        next_order = self._rng.expovariate(self.listing.trades_per_s)
-        next_flush = FLUSH_EVERY_S
-        flushes = 1
+        order_at, stir_at, flush_at = self._until_order(), self._until_stir(), FLUSH_EVERY_S
         while True:
-            await trio.sleep_until(started + min(next_order, next_flush))
-            if next_order <= next_flush:
+            due = min(order_at, stir_at, flush_at)
+            with trio.move_on_at(started + due):
+                await self._poked.wait()
+                self._poked = trio.Event()
+                flush_at = min(flush_at, _flush_after(trio.current_time() - started))
+                continue
+            if due == order_at:
                 self.tape.order(*self.tape.market.take())
-                next_order += self._rng.expovariate(self.listing.trades_per_s)
-            else:
+                order_at += self._until_order()
+                flush_at = min(flush_at, _flush_after(due))
+            elif due == stir_at:
                 self.tape.market.stir(self._changes())
-                self.tape.flush()
-                flushes += 1
-                next_flush = flushes * FLUSH_EVERY_S
+                stir_at += self._until_stir()
+                flush_at = min(flush_at, _flush_after(due))
+            else:
+                flush_at = due + self.tape.flush()
+
+    def _until_order(self) -> float:
+        return self._rng.expovariate(self.listing.trades_per_s)
+
+    def _until_stir(self) -> float:
+        """A busy book is stirred before every flush, a quieter one at random."""
+        rate = self.listing.book_changes_per_s
+        return FLUSH_EVERY_S if rate * FLUSH_EVERY_S >= 1 else self._rng.expovariate(rate)
 
     def _changes(self) -> int:
-        """Draw how many levels makers change before this flush; none at most flushes of a quiet book."""
+        """Draw how many levels makers change at once."""
         per_flush = self.listing.book_changes_per_s * FLUSH_EVERY_S
-        if self._rng.random() >= per_flush:
-            return 0
         return max(1, round(self._rng.expovariate(1 / (4 * max(1.0, per_flush)))))
+
+
+def _flush_after(now: float) -> float:
+    """Return the next full tenth of a second."""
+    return (int(now / FLUSH_EVERY_S) + 1) * FLUSH_EVERY_S
 
 
 class Clock:

@@ -27,7 +27,7 @@ class Venue:
         self.audience.add(subscription)
         feed = self.feeds.get(subscription.native_symbol)
         if feed is not None:
-            feed.wanted.set()
+            feed.poke()
 
 
 def seeded(*names: object) -> Random:

@@ -179,6 +179,8 @@ class Session:
         watched = self._watched.get(key)
         if watched is None:
             return
+        if watched.heard_at is None or watched.heard_at < (watched.asked_at or 0.0):
+            self._changed.set()  # its deadline is another one from now on
         watched.heard_at = now
         watched.askings = 1
         if key in self._unproven or self.live_at is None:
@@ -202,6 +204,7 @@ class Session:
         for batch in self.exchange.batches(self.stream.subscriptions):
             await self._ask(connection, batch)
         self._changed.set()
+        self._judge_live()  # data may have been faster than our own task
 
     async def _ask(self, connection: Connection, subscriptions: Sequence[Subscription]) -> None:
         """Subscribe, and start the clock of the first data."""

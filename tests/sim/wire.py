@@ -54,9 +54,10 @@ class Wire:
         if payload is None:
             payload = json.dumps(message).encode()
         length = len(payload)
-        size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
-        if length >= 65536:
-            size = b"\xff" + length.to_bytes(8, "big")
+        if length < 126:
+            size = bytes([0x80 | length])
+        else:
+            size = b"\xfe" + length.to_bytes(2, "big") if length < 65536 else b"\xff" + length.to_bytes(8, "big")
         await self.stream.send_all(bytes([0x80 | opcode]) + size + b"\0\0\0\0" + payload)
 
     async def frame(self) -> Frame:
@@ -146,11 +147,17 @@ class Timeless:
     nursery: trio.Nursery
 
     async def connect(self, target: str) -> Wire:
+        """Open a WebSocket."""
+        wire = await self.connect_or_refused(target)
+        assert wire is not None
+        return wire
+
+    async def connect_or_refused(self, target: str) -> Wire | None:
+        """Try to open a WebSocket."""
         ours, theirs = memory_stream_pair()
         self.nursery.start_soon(self.server.serve_connection, theirs)
         wire = Wire(ours)
-        assert await wire.shake_hands(target) == 101
-        return wire
+        return wire if await wire.shake_hands(target) == 101 else None
 
 
 @asynccontextmanager

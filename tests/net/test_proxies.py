@@ -1,0 +1,251 @@
+import base64
+import contextlib
+from collections.abc import Callable
+
+import attrs
+import pytest
+import trio
+
+from collector_trio.errors import ConnectionEnded
+from collector_trio.net.dial import dial
+from collector_trio.net.proxies import choose_proxy, parse_proxy
+
+from .peers import Dialled, Peer, Script, serving
+
+ENVIRON = {
+    "HTTPS_PROXY": "http://env:3128",
+    "ALL_PROXY": "socks5://all:1080",
+    "NO_PROXY": "binance.com,.local,okx.com:8443",
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "configured", "environ", "chosen"),
+    [
+        ("wss://ws.okx.com/", "", {}, None),
+        ("wss://ws.okx.com/", "", ENVIRON, "http://env:3128"),
+        ("https://ws.okx.com/", "", ENVIRON, "http://env:3128"),
+        ("wss://ws.okx.com/", "", {"https_proxy": "lower", "HTTPS_PROXY": "upper"}, "lower"),
+        ("ws://ws.okx.com/", "", ENVIRON, "socks5://all:1080"),
+        ("wss://ws.okx.com/", "", {"ALL_PROXY": "socks5://all:1080"}, "socks5://all:1080"),
+        ("wss://ws.okx.com/", "", {"HTTPS_PROXY": ""}, None),
+        ("wss://ws.okx.com/", "http://conf:1", ENVIRON, "http://conf:1"),
+        ("wss://stream.binance.com:9443/ws", "", ENVIRON, None),
+        ("wss://stream.binance.com:9443/ws", "http://conf:1", ENVIRON, "http://conf:1"),
+        ("wss://okx.com:8443/ws", "", ENVIRON, None),
+        ("wss://okx.com/ws", "", ENVIRON, "http://env:3128"),
+        ("wss://okx.com/ws", "", {**ENVIRON, "NO_PROXY": "*"}, None),
+        ("ws://127.0.0.1:80/", "http://conf:1", ENVIRON, None),
+        ("ws://127.9.9.9:80/", "http://conf:1", ENVIRON, None),
+        ("wss://[::1]/", "http://conf:1", ENVIRON, None),
+        ("wss://localhost/", "http://conf:1", ENVIRON, None),
+    ],
+)
+def test_which_proxy_a_url_is_reached_through(
+    url: str, configured: str, environ: dict[str, str], chosen: str | None
+) -> None:
+    assert choose_proxy(url, configured, environ) == chosen
+
+
+def test_a_proxy_url_is_read_with_its_defaults_and_escapes() -> None:
+    proxy = parse_proxy("socks5h://me:p%40ss@proxy.example")
+    assert (proxy.host, proxy.port, proxy.user, proxy.password) == ("proxy.example", 1080, "me", "p@ss")
+    assert parse_proxy("proxy.example").port == 8080
+    assert "p@ss" not in repr(proxy)
+    assert "p@ss" not in str(proxy)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@proxy:1", "ftp://proxy", "http://", "http://proxy:port", "socks4://x"]
+)
+def test_a_proxy_url_that_cannot_be_used_is_refused_without_telling_the_password(url: str) -> None:
+    with pytest.raises(ConnectionEnded, match=r"proxy: .* is not of the form http://host:port") as ended:
+        parse_proxy(url)
+    assert "secret" not in str(ended.value)
+
+
+@attrs.define
+class Heard:
+    """What a scripted proxy was told."""
+
+    data: list[bytes] = attrs.Factory(list)
+
+
+async def relay(peer: Peer, port: int) -> None:
+    """Join `peer` to a port of this machine, both ways, until one side is over."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as target, trio.open_nursery() as nursery:
+
+        async def copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                async for data in source:
+                    await sink.send_all(data)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(copy, peer.stream, target)
+        nursery.start_soon(copy, target, peer.stream)
+
+
+def http_proxy(heard: Heard, port: int, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Script:
+    async def script(peer: Peer) -> None:
+        heard.data.append(await peer.read_head())
+        for byte in answer:  # in as many pieces as there can be
+            await peer.send(bytes([byte]))
+        if b" 200 " in answer:
+            await relay(peer, port)
+
+    return script
+
+
+def socks_proxy(heard: Heard, port: int, *answers: bytes) -> Script:
+    async def exactly(peer: Peer, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = await peer.stream.receive_some(count - len(data))
+            if not more:
+                raise trio.EndOfChannel
+            data += more
+        return data
+
+    async def script(peer: Peer) -> None:
+        head = await exactly(peer, 2)
+        told = [head + await exactly(peer, head[1])]
+        heard.data = told
+        await pieces(peer, answers[0])
+        if answers[0] == b"\x05\x02":
+            user = await exactly(peer, 2)
+            name = await exactly(peer, user[1] + 1)
+            told.append(user + name + await exactly(peer, name[-1]))
+            await pieces(peer, answers[1])
+        head = await exactly(peer, 5)
+        told.append(head + await exactly(peer, head[4] + 2 if head[3] == 3 else 5))
+        await pieces(peer, answers[-1])
+        if answers[-1][:2] == b"\x05\x00":
+            await relay(peer, port)
+
+    async def pieces(peer: Peer, data: bytes) -> None:
+        for byte in data:
+            await peer.send(bytes([byte]))
+
+    return script
+
+
+OK4 = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50"
+OK6 = b"\x05\x00\x00\x04" + bytes(16) + b"\x00\x50"
+OK_NAME = b"\x05\x00\x00\x03\x05proxy\x00\x50"
+Way = Callable[[Heard, int], Script]
+
+
+async def greeting(peer: Peer) -> None:
+    await peer.send(b"hello " + await peer.stream.receive_some(100))
+
+
+def told(data: list[bytes]) -> bytes:
+    return b"|".join(data)
+
+
+@pytest.mark.parametrize(
+    ("url", "way", "said"),
+    [
+        ("http://{}", http_proxy, b"CONNECT exchange.invalid:443 HTTP/1.1\r\n"),
+        (
+            "http://me:p%40ss@{}",
+            http_proxy,
+            b"Proxy-Authorization: Basic " + base64.b64encode(b"me:p@ss") + b"\r\n",
+        ),
+        (
+            "socks5://{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x00", OK4),
+            b"\x05\x01\x00|\x05\x01\x00\x03\x10exchange.invalid\x01\xbb",
+        ),
+        ("socks5h://{}", lambda h, p: socks_proxy(h, p, b"\x05\x00", OK6), b"\x03\x10exchange.invalid\x01\xbb"),
+        (
+            "socks5://me:pass@{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x02", b"\x01\x00", OK_NAME),
+            b"\x01\x02me\x04pass",
+        ),
+        ("socks5://me:pass@{}", lambda h, p: socks_proxy(h, p, b"\x05\x00", OK_NAME), b"\x05\x02\x00\x02|"),
+    ],
+)
+async def test_a_proxy_is_told_the_name_and_then_is_a_plain_connection(
+    url: str, way: Way, said: bytes, dialled: Dialled
+) -> None:
+    heard = Heard()
+    async with serving(greeting) as port, serving(way(heard, port)) as proxy_port:
+        stream = await dial("exchange.invalid", 443, proxy=url.format(f"127.0.0.1:{proxy_port}"), connector=dialled)
+        async with stream:
+            await stream.send_all(b"you")
+            data = b""
+            while len(data) < 9:
+                data += await stream.receive_some()
+    assert data == b"hello you"
+    assert said in told(heard.data)
+
+
+async def closing(peer: Peer) -> None:
+    pass
+
+
+def saying(data: bytes) -> Way:
+    async def script(peer: Peer) -> None:
+        await peer.send(data)
+        await peer.until_left()
+
+    return lambda heard, port: script
+
+
+@pytest.mark.parametrize(
+    ("url", "way", "how"),
+    [
+        (
+            "http://{}",
+            lambda h, p: http_proxy(h, p, b"HTTP/1.1 407 Auth Needed\r\n\r\n"),
+            "answered HTTP 407 Auth Needed",
+        ),
+        (
+            "http://{}",
+            saying(b"HTTP/1.1 200 OK\r\n\r\nmore"),
+            "sent data of its own behind its answer",
+        ),
+        ("http://{}", saying(b"nonsense\r\n\r\n"), "answered what no such proxy does"),
+        ("http://{}", lambda h, p: closing, ""),
+        ("socks5://{}", lambda h, p: closing, ""),
+        ("socks5://{}", saying(b"\x05\xff"), "accepts none of our ways to log in (NO_AUTH_REQUIRED)"),
+        ("socks5://{}", saying(b"HTTP/1.1 400 Bad"), "answered what no such proxy does"),
+        ("socks5://{}", saying(b"\x05\x02"), "accepts none of our ways to log in (NO_AUTH_REQUIRED)"),
+        (
+            "socks5://me:pass@{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x02", b"\x01\x01", OK4),
+            "refused the user name or password",
+        ),
+        (
+            "socks5://{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x00", b"\x05\x04" + OK4[2:]),
+            "could not reach exchange.invalid:443: host unreachable",
+        ),
+        (
+            "socks5://{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x00", b"\x05\x00\x00\x09\x00"),
+            "an address of unknown type 9",
+        ),
+        (
+            "socks5://{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x00", b"\x05\x77" + OK4[2:]),
+            "answered what no such proxy does",
+        ),
+    ],
+)
+async def test_a_proxy_that_does_not_serve_us_is_said_to_be_the_reason_and_nothing_stays_open(
+    url: str, way: Way, how: str, dialled: Dialled
+) -> None:
+    async with serving(way(Heard(), 1)) as port:
+        with pytest.raises(ConnectionEnded) as ended:
+            await dial("exchange.invalid", 443, proxy=url.format(f"127.0.0.1:{port}"), connector=dialled)
+        assert not dialled.still_open
+    assert ended.value.reason == "proxy"
+    assert f"127.0.0.1:{port}" in ended.value.detail
+    assert how in ended.value.detail
+
+
+async def test_a_proxy_that_is_not_there_is_said_to_be_the_reason(dialled: Dialled) -> None:
+    with pytest.raises(ConnectionEnded, match=r"proxy: proxy http://127.0.0.1:1: .*Connection refused"):
+        await dial("exchange.invalid", 443, proxy="http://127.0.0.1:1", connector=dialled)
