@@ -79,22 +79,29 @@ def open_network(config: Config) -> Network:
     return Network(make_ssl_context(), config.net.proxy, os.environ)
 
 
-async def run(config: Config, *, for_s: float | None = None, clock: Clock | None = None) -> Report:
-    """Record until SIGTERM, SIGINT or the end of `for_s`, then drain and return what was done.
+async def run(
+    config: Config,
+    *,
+    for_s: float | None = None,
+    clock: Clock | None = None,
+    stop: trio.Event | None = None,
+    streams: list[Stream] | None = None,
+) -> Report:
+    """Record until SIGTERM, SIGINT, the end of `for_s` or `stop`, then drain and return what was done.
 
-    Raises DataDirInUse at once when another collector records into the same folder. A second signal ends the process on
-    the spot.
+    `streams` is filled as streams begin, for whoever wants to watch them. Raises DataDirInUse at once when another
+    collector records into the same folder. A second signal ends the process on the spot.
     """
     clock = clock or Clock()
+    stop = trio.Event() if stop is None else stop
     install_resolver()
     log: FilteringBoundLogger = structlog.get_logger()
-    stop = trio.Event()
     with lock_data_dir(config.collector.data_dir):
         async with trio.open_nursery() as root:
             await root.start(_watch_signals, stop, log)
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
-            report = await _record(config, clock, stop, log)
+            report = await _record(config, clock, stop, [] if streams is None else streams, log)
             root.cancel_scope.cancel()
     return report
 
@@ -116,11 +123,12 @@ async def _stop_after(seconds: float, stop: trio.Event) -> None:
     stop.set()
 
 
-async def _record(config: Config, clock: Clock, stop: trio.Event, log: FilteringBoundLogger) -> Report:
+async def _record(
+    config: Config, clock: Clock, stop: trio.Event, streams: list[Stream], log: FilteringBoundLogger
+) -> Report:
     data_dir = config.collector.data_dir
     recovered = recover(data_dir)
     started_ns = clock.now()
-    streams: list[Stream] = []
     bell, finish = Bell(), trio.Event()
     child = FollowerChild("tables", data_dir, config.collector.log, config.collector.log_level)
     async with trio.open_nursery() as followers:

@@ -1,10 +1,11 @@
 """Binance spot: addresses, limits, instruments, subscriptions, decoding.
 
-The facts are from https://github.com/binance/binance-spot-api-docs (web-socket-streams.md, rest-api.md; July 2026). Decoding also
-takes the USD-M futures' shape of the same events (https://developers.binance.com/docs/derivatives).
+The facts are from https://github.com/binance/binance-spot-api-docs (web-socket-streams.md, rest-api.md; July 2026).
+Decoding also takes the futures' shape of the same events (https://developers.binance.com/docs/derivatives).
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -13,14 +14,24 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from collector_trio.config import Offers
 from collector_trio.errors import BadAnswer
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Request, Row, Trade
-from collector_trio.exchanges.wire import MAX_INT, all_text, exchange_ns, is_number
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    Control,
+    ControlKind,
+    Decoded,
+    Ignored,
+    Reject,
+    Request,
+    Row,
+    Trade,
+)
+from collector_trio.exchanges.wire import MAX_INT, all_text, exchange_ns, is_number, number_or_none
 from collector_trio.instruments import Instrument
 from collector_trio.plan import Endpoint, Limits, Rate, Subscription
 
 NAME = "binance"
 
-# Addresses. The data-only hosts carry the same market data as stream.binance.com and api.binance.com, without user data.
+# Addresses. The data-only hosts carry the market data of stream.binance.com and api.binance.com, without user data.
 OFFERS = Offers(
     markets={"spot": ("trades", "book")},
     endpoints={
@@ -35,8 +46,8 @@ OFFERS = Offers(
 PING: str | None = None
 PING_EVERY_S = 20.0
 
-# Limits: 300 dials per 5 minutes and address, 5 messages per second and connection (pongs count too), 1024 streams per connection,
-# 6000 weight per minute and address.
+# Limits: 300 dials per 5 minutes and address, 5 messages per second and connection (pongs count too), 1024 streams per
+# connection, 6000 weight per minute and address.
 _LIMITS = Limits(dials=Rate(240, 300.0), messages=Rate(3, 1.0), weight=Rate(4800, 60.0))
 _STREAMS_PER_SOCKET = 1000
 _STREAMS_PER_MESSAGE = 200
@@ -94,8 +105,8 @@ def parse_instruments(market: str, body: bytes) -> list[Instrument]:
             quote=symbol.quoteAsset,
             status=symbol.status,
             tradable=symbol.status == "TRADING",
-            tick_size=next((f.tickSize for f in symbol.filters if f.filterType == "PRICE_FILTER"), None),
-            lot_size=next((f.stepSize for f in symbol.filters if f.filterType == "LOT_SIZE"), None),
+            tick_size=next((number_or_none(f.tickSize) for f in symbol.filters if f.filterType == "PRICE_FILTER"), None),
+            lot_size=next((number_or_none(f.stepSize) for f in symbol.filters if f.filterType == "LOT_SIZE"), None),
         )
         for symbol in info.symbols
     ]
@@ -103,7 +114,7 @@ def parse_instruments(market: str, body: bytes) -> list[Instrument]:
 
 # Subscriptions
 
-# The busiest symbols: their silence means something. Everything else may rest for minutes: nothing is sent without a change.
+# The busiest symbols: their silence means something. All others may rest for minutes: nothing is sent without a change.
 _BOOK_SILENCE_S = {"BTC-USDT": 2.0, "ETH-USDT": 5.0}
 _STREAMS = {"trades": "aggTrade", "book": "depth@100ms"}
 
@@ -139,18 +150,20 @@ def unsubscribe(subscriptions: Sequence[Subscription], request: int) -> str:
 
 
 def _method(method: str, subscriptions: Sequence[Subscription], request: int) -> str:
-    return json.dumps({"method": method, "params": [s.argument for s in subscriptions], "id": request}, ensure_ascii=False)
+    arguments = [s.argument for s in subscriptions]
+    return json.dumps({"method": method, "params": arguments, "id": request}, ensure_ascii=False)
 
 
 # Decoding
 
+_Name = Annotated[str, Meta(min_length=1)]
 _Id = Annotated[int, Meta(ge=0, le=MAX_INT)]
 
 
 class _AggTrade(Struct, gc=False, tag_field="e", tag="aggTrade"):
     """`{"e":"aggTrade","E":1616176861895,"s":"BTCUSDT","a":640283266,"p":"58942.01000000","q":"0.00035600",…,"m":false}`"""
 
-    native_symbol: str = field(name="s")
+    native_symbol: _Name = field(name="s")
     id: _Id = field(name="a")
     price: str = field(name="p")
     size: str = field(name="q")
@@ -163,15 +176,15 @@ class _AggTrade(Struct, gc=False, tag_field="e", tag="aggTrade"):
     def row(self) -> Row:
         side = "sell" if self.buyer_is_maker else "buy"
         return Trade(
-            self.native_symbol, self.id, self.price, self.size, side, exchange_ns(self.time), self.first_id, self.last_id,
-            _counts_contracts(self.native_symbol, self.product),
+            self.native_symbol, self.id, self.price, self.size, side, exchange_ns(self.time),
+            self.first_id, self.last_id, _counts_contracts(self.native_symbol, self.product),
         )  # fmt: skip
 
 
 class _SingleTrade(Struct, gc=False, tag_field="e", tag="trade"):
     """`{"e":"trade","E":1554076800945,"s":"BNBBTC","t":40756030,"p":"0.00426990","q":"33.82000000",…,"T":…,"m":false}`"""
 
-    native_symbol: str = field(name="s")
+    native_symbol: _Name = field(name="s")
     id: _Id = field(name="t")
     price: str = field(name="p")
     size: str = field(name="q")
@@ -193,10 +206,11 @@ class _SingleTrade(Struct, gc=False, tag_field="e", tag="trade"):
 class _Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
     """`{"e":"depthUpdate","E":1672515782136,"s":"BNBBTC","U":157,"u":160,"b":[["0.0024","10"]],"a":[["0.0026","100"]]}`
 
-    Futures add `pu`, the `u` before; spot ids are contiguous, so there it is `U - 1`.
+    Futures add `pu`, the `u` before; spot ids are contiguous, so there it is `U - 1`. They also add `T`, when the matching
+    engine made the change; the time is `E` in every market, as spot has no other, and as other programs read it.
     """
 
-    native_symbol: str = field(name="s")
+    native_symbol: _Name = field(name="s")
     time: int = field(name="E")
     first_seq: _Id = field(name="U")
     last_seq: _Id = field(name="u")
@@ -208,8 +222,8 @@ class _Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
     def row(self) -> Row:
         previous = self.first_seq - 1 if self.previous is UNSET else self.previous
         return BookDelta(
-            self.native_symbol, exchange_ns(self.time), self.first_seq, self.last_seq, previous, False, self.bids, self.asks, 2,
-            _counts_contracts(self.native_symbol, self.product),
+            self.native_symbol, exchange_ns(self.time), self.first_seq, self.last_seq, previous, False,
+            self.bids, self.asks, 2, _counts_contracts(self.native_symbol, self.product),
         )  # fmt: skip
 
 
@@ -228,11 +242,11 @@ _bare_relaxed = msgspec.json.Decoder(_Event, strict=False)
 _anything = msgspec.json.Decoder()
 
 _RECORDED = {"aggTrade", "trade", "depthUpdate"}
-# Event types of streams that exist and that nobody here asked for (web-socket-streams.md; futures: protocol pages per stream).
+# Event types of streams that exist and that nobody here asked for (web-socket-streams.md; the futures' page per stream).
 _NOT_RECORDED = {
-    "kline", "continuous_kline", "24hrTicker", "24hrMiniTicker", "1hTicker", "4hTicker", "1dTicker", "bookTicker", "avgPrice",
-    "referencePrice", "blockTrade", "markPriceUpdate", "indexPriceUpdate", "forceOrder", "compositeIndex", "contractInfo",
-    "assetIndexUpdate", "EquityUpdate", "CommodityUpdate", "tradingSession",
+    "kline", "continuous_kline", "24hrTicker", "24hrMiniTicker", "1hTicker", "4hTicker", "1dTicker", "bookTicker",
+    "avgPrice", "referencePrice", "blockTrade", "markPriceUpdate", "indexPriceUpdate", "forceOrder", "compositeIndex",
+    "contractInfo", "assetIndexUpdate", "EquityUpdate", "CommodityUpdate", "tradingSession",
 }  # fmt: skip
 
 
@@ -242,19 +256,23 @@ def decode(frame: bytes) -> Decoded:
         combined = _combined.decode(frame)
         return _row(combined.data, combined.stream)
     except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # not ours, or not plainly so
+    try:
         return _decode_other(frame)
+    except RecursionError:
+        return Reject("nested too deeply")
 
 
 def _row(event: _Event, stream: str) -> Decoded:
     if type(event) is _Depth and "@depth@" not in stream and stream:
         kind = stream.partition("@")[2]
-        if not kind == "depth":  # partial books and RPI books look like diffs and must not be taken for them
+        if kind != "depth":  # partial books and RPI books look like diffs and must not be taken for them
             return Ignored(f"channel not recorded: {kind}")
     row = event.row()
     if isinstance(row, Ignored):
         return row
     if isinstance(row, Trade) and not (is_number(row.price) and is_number(row.size)):
-        return Reject(f"price {row.price!r} or size {row.size!r} is not a number")
+        return Reject(f"price {row.price!r:.80} or size {row.size!r:.80} is not a number")
     return (row,)
 
 
@@ -262,7 +280,7 @@ def _decode_other(frame: bytes) -> Decoded:
     """Classify what is not a well-formed combined frame of a recorded channel."""
     try:
         value = _anything.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return Reject(f"not JSON: {error}")
     if not isinstance(value, dict):
         return Reject("not a JSON object")
@@ -270,7 +288,7 @@ def _decode_other(frame: bytes) -> Decoded:
     if data is None:
         return _decode_bare(frame, value)
     head = data[0] if isinstance(data, list) and data else data
-    event = head.get("e") if isinstance(head, dict) else None
+    event = _event_type(head)
     if event in _RECORDED:
         return _decode_again(frame, _combined_relaxed)
     if event == "serverShutdown":
@@ -282,9 +300,15 @@ def _decode_other(frame: bytes) -> Decoded:
     return Reject(f"unknown event type {event!r}")
 
 
+def _event_type(payload: Any) -> str | None:
+    """Return what a payload calls itself; None if it does not."""
+    event = payload.get("e") if isinstance(payload, dict) else None
+    return None if event is None else str(event)
+
+
 def _decode_bare(frame: bytes, value: dict[str, Any]) -> Decoded:
     """A payload without its envelope (`/ws`), an answer to one of our requests, or a REST answer in a recording."""
-    event = value.get("e")
+    event = _event_type(value)
     if event in _RECORDED:
         return _decode_again(frame, _bare_relaxed)
     if event == "serverShutdown":
@@ -299,7 +323,7 @@ def _decode_bare(frame: bytes, value: dict[str, Any]) -> Decoded:
     if "result" in value:
         return Control(ControlKind.ACK, "" if value["result"] is None else str(value["result"]), None, named)
     if "lastUpdateId" in value and "bids" in value and "asks" in value:
-        return Ignored("book snapshot without a symbol")
+        return Ignored("a whole book, not a change of one")
     if {"u", "s", "b", "B", "a", "A"} <= value.keys() and event is None:
         return Ignored("channel not recorded: bookTicker")
     return Reject(f"unknown event type {event!r}" if event is not None else "neither an event nor an answer")
@@ -322,6 +346,10 @@ def _decode_again(frame: bytes, decoder: "msgspec.json.Decoder[_Combined] | msgs
         return Reject(str(reason))
 
 
+# BTCUSD_PERP, BTCUSD_261225, BNBUSD_220624; but BTCBUSD_210129 was a USD-M contract that was margined in BUSD.
+_COIN_M = re.compile(r"USD_PERP$|(?<!B)USD_\d{6}$|^BNBUSD_\d{6}$")
+
+
 def _counts_contracts(native_symbol: str, product: int) -> bool:
-    """COIN-M symbols (BTCUSD_PERP, BTCUSD_261225) count contracts; `st` = 2 says so since June 2026."""
-    return product == 2 or "USD_" in native_symbol
+    """COIN-M sizes count contracts; `st` = 2 says so since June 2026, before that only the symbol does."""
+    return product == 2 or ("USD_" in native_symbol and _COIN_M.search(native_symbol) is not None)

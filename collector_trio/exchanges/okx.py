@@ -1,6 +1,7 @@
 """OKX v5 spot: addresses, limits, instruments, subscriptions, decoding.
 
-The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change log. Decoding takes every instrument type's frames.
+The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change log. Decoding takes every instrument
+type's frames.
 """
 
 import json
@@ -15,7 +16,7 @@ from msgspec import Meta, Raw, Struct
 from collector_trio.config import Offers
 from collector_trio.errors import BadAnswer
 from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Request, Trade
-from collector_trio.exchanges.wire import MAX_INT, all_text, exchange_ns, is_number
+from collector_trio.exchanges.wire import MAX_INT, all_text, exchange_ns, is_number, number_or_none
 from collector_trio.instruments import Instrument
 from collector_trio.plan import Endpoint, Limits, Rate, Subscription
 
@@ -33,12 +34,12 @@ OFFERS = Offers(
     },
 )
 
-# A connection without a push for 30 s is closed, and only a message of ours resets that: the text "ping", answered by "pong".
+# A connection without a push for 30 s is closed; only a message of ours resets that: the text "ping", answered "pong".
 PING: str | None = "ping"
 PING_EVERY_S = 15.0
 
-# Limits: 3 dials per second and address, 480 subscribe and unsubscribe requests per hour and connection, 20 requests for instruments
-# per 2 s. Fewer than 30 of the deep books are advised per connection.
+# Limits: 3 dials per second and address, 480 subscribe and unsubscribe requests per hour and connection, 20 requests for
+# instruments per 2 s. Fewer than 30 of the deep books are advised per connection.
 _LIMITS = Limits(dials=Rate(2, 1.0), messages=Rate(400, 3600.0), weight=Rate(10, 2.0))
 _PER_SOCKET = {"book": 25, "trades": 100}
 _ARGUMENTS_PER_MESSAGE = 200  # about 70 bytes each, of 64 KB allowed
@@ -114,8 +115,8 @@ def _instrument(market: str, terms: _Instrument) -> Instrument:
         quote=quote,
         status=terms.state,
         tradable=terms.state == "live",
-        tick_size=terms.tickSz or None,
-        lot_size=terms.lotSz or None,
+        tick_size=number_or_none(terms.tickSz),
+        lot_size=number_or_none(terms.lotSz),
         contract_size=contract_size,
         inverse=terms.ctType == "inverse",
     )
@@ -134,7 +135,7 @@ _BUSY = {"BTC-USDT", "ETH-USDT"}
 
 
 def subscription(instrument: Instrument, channel: str) -> Subscription:
-    """Name the channel. Books begin with a snapshot and repeat themselves after a minute without change: never silent for 70 s."""
+    """Name the channel. Books begin with a snapshot and say something at least once a minute: never silent for 70 s."""
     busy = instrument.symbol in _BUSY
     silence_s: float | None
     if channel == "book":
@@ -174,6 +175,7 @@ def _operation(operation: str, subscriptions: Sequence[Subscription], request: i
 
 # Decoding
 
+_Name = Annotated[str, Meta(min_length=1)]
 _Id = Annotated[int, Meta(ge=0, le=MAX_INT)]
 _Seq = Annotated[int, Meta(ge=-1, le=MAX_INT)]
 
@@ -186,7 +188,7 @@ class _Argument(Struct, gc=False):
 class _Trade(Struct, gc=False):
     """`{"instId":"BTC-USDT","tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897"}`"""
 
-    instId: str
+    instId: _Name
     tradeId: _Id
     px: str
     sz: str
@@ -224,10 +226,11 @@ _anything = msgspec.json.Decoder()
 _TRADE_CHANNELS = {"trades", "trades-all"}
 _BOOK_CHANNELS = {"books", "books-l2-tbt", "books50-l2-tbt"}
 _NOT_RECORDED = {
-    "books5", "bbo-tbt", "books-rpi", "books-elp", "tickers", "mark-price", "index-tickers", "funding-rate", "open-interest",
-    "price-limit", "liquidation-orders", "adl-warning", "instruments", "estimated-price", "opt-summary", "status", "option-trades",
-    "call-auction-details", "block-tickers", "public-block-trades", "public-struc-block-trades", "economic-calendar", "sprd-bbo-tbt",
-    "sprd-books5", "sprd-books-l2-tbt", "sprd-public-trades", "sprd-tickers",
+    "books5", "bbo-tbt", "books-rpi", "books-elp", "tickers", "mark-price", "index-tickers", "funding-rate",
+    "open-interest", "price-limit", "liquidation-orders", "adl-warning", "instruments", "estimated-price",
+    "opt-summary", "status", "option-trades", "call-auction-details", "block-tickers", "public-block-trades",
+    "public-struc-block-trades", "economic-calendar", "sprd-bbo-tbt", "sprd-books5", "sprd-books-l2-tbt",
+    "sprd-public-trades", "sprd-tickers",
 }  # fmt: skip
 _HEAD = b'{"arg":{"channel":"'
 _NO_LEVELS = b"[]"
@@ -246,39 +249,48 @@ def decode(frame: bytes) -> Decoded:
                 return _book_rows(_books.decode(frame))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass  # an ack names a channel too; and what is broken gets its reason below
-    return _decode_other(frame)
+    try:
+        return _decode_other(frame)
+    except RecursionError:
+        return Reject("nested too deeply")
 
 
 def _trade_rows(frame: _Trades) -> Decoded:
     rows = []
     for trade in frame.data:
         if trade.side not in ("buy", "sell"):
-            return Reject(f"side {trade.side!r} is neither buy nor sell")
+            return Reject(f"side {trade.side!r:.80} is neither buy nor sell")
         if not (is_number(trade.px) and is_number(trade.sz)):
-            return Reject(f"price {trade.px!r} or size {trade.sz!r} is not a number")
+            return Reject(f"price {trade.px!r:.80} or size {trade.sz!r:.80} is not a number")
         first = last = None
         if trade.count is not None:  # an aggregate is named by its last match
             first, last = trade.tradeId - trade.count + 1, trade.tradeId
-        derivative = trade.instId.count("-") >= 2
+            if first < 0:
+                return Reject(f"count {trade.count} is more than trade {trade.tradeId} can end")
         rows.append(
-            Trade(trade.instId, trade.tradeId, trade.px, trade.sz, trade.side, exchange_ns(trade.ts), first, last, derivative)
-        )
+            Trade(
+                trade.instId, trade.tradeId, trade.px, trade.sz, trade.side, exchange_ns(trade.ts), first, last,
+                _counts_contracts(trade.instId),
+            )
+        )  # fmt: skip
     return rows or Ignored("no trades in it")
 
 
 def _book_rows(frame: _Books) -> Decoded:
     native_symbol = frame.arg.instId
+    if not native_symbol:
+        return Reject("no instId says whose book this is")
     if frame.action not in ("snapshot", "update"):
-        return Reject(f"action {frame.action!r} is neither snapshot nor update")
+        return Reject(f"action {frame.action!r:.80} is neither snapshot nor update")
     rows = []
     for book in frame.data:
         snapshot = frame.action == "snapshot"
-        heartbeat = not snapshot and bytes(book.bids) == _NO_LEVELS == bytes(book.asks) and book.seqId == book.prevSeqId
-        if not heartbeat:
+        empty = bytes(book.bids) == _NO_LEVELS == bytes(book.asks)
+        if snapshot or not empty or book.seqId != book.prevSeqId:
             rows.append(
                 BookDelta(
-                    native_symbol, exchange_ns(book.ts), None, book.seqId, book.prevSeqId, snapshot, book.bids, book.asks, 4,
-                    native_symbol.count("-") >= 2,
+                    native_symbol, exchange_ns(book.ts), None, book.seqId, book.prevSeqId, snapshot,
+                    book.bids, book.asks, 4, _counts_contracts(native_symbol),
                 )
             )  # fmt: skip
     return rows or Ignored("heartbeat", BookDelta.channel, native_symbol)
@@ -290,21 +302,23 @@ def _decode_other(frame: bytes) -> Decoded:
         return Control(ControlKind.PONG)
     try:
         value = _anything.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return Reject(f"not JSON: {error}")
     if not isinstance(value, dict):
         return Reject("not a JSON object")
     if "event" in value:
         return _control(value)
+    if "table" in value:  # {"table":"spot/trade","data":[…]}: the API before 2021, switched off
+        return Reject("a frame of API v3, not v5")
     argument = value.get("arg")
     if not isinstance(argument, dict) or "data" not in value:
         return Reject("neither an event nor data of a channel")
-    channel = argument.get("channel")
+    channel = str(argument.get("channel"))
     if channel in _TRADE_CHANNELS or channel in _BOOK_CHANNELS:
         return _decode_again(frame, channel in _TRADE_CHANNELS)
-    if channel in _NOT_RECORDED or "candle" in str(channel):
+    if channel in _NOT_RECORDED or "candle" in channel:
         return Ignored(f"channel not recorded: {channel}")
-    return Reject(f"unknown channel {channel!r}")
+    return Reject(f"unknown channel {channel!r:.80}")
 
 
 def _control(value: dict[str, Any]) -> Control:
@@ -317,6 +331,7 @@ def _control(value: dict[str, Any]) -> Control:
     native_channel, native_symbol = None, None
     if isinstance(argument, dict):
         native_channel, native_symbol = argument.get("channel"), argument.get("instId")
+        native_symbol = native_symbol if isinstance(native_symbol, str) else None
     elif event == "error" and (refused := _REFUSED.search(text)):
         native_channel, native_symbol = refused.groups()
     channel = next((ours for ours, theirs in _CHANNELS.items() if theirs == native_channel), None)
@@ -339,3 +354,8 @@ def _decode_again(frame: bytes, trades: bool) -> Decoded:
             return _trade_rows(_trades.decode(text)) if trades else _book_rows(_books.decode(text))
         except (msgspec.MsgspecError, ValueError):
             return Reject(str(reason))
+
+
+def _counts_contracts(native_symbol: str) -> bool:
+    """BTC-USDT is spot; BTC-USDT-SWAP, BTC-USD-220325 and BTC-USD-220304-32000-P count contracts."""
+    return native_symbol.count("-") >= 2

@@ -1,6 +1,7 @@
 """What every exchange file offers, and the typed messages their frames become.
 
-An exchange is a module of plain data and pure functions that satisfies `Exchange`; nothing in it does I/O, looks at a clock or logs.
+An exchange is a module of plain data and pure functions that satisfies `Exchange`; nothing in it does I/O, looks at a
+clock or logs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,8 +37,9 @@ class Trade(msgspec.Struct, gc=False):
 class BookDelta(msgspec.Struct, gc=False):
     """One published change of an order book (or, with `snapshot`, a whole one).
 
-    `bids` and `asks` are the frame's own JSON text, a list of levels of `stride` elements each, price and size first; they are parsed
-    by whoever needs columns, a whole batch at a time. A size of 0 deletes. Sequence numbers are None where the exchange sends none.
+    `bids` and `asks` are the frame's own JSON text, a list of levels of `stride` elements each, price and size first;
+    they are parsed by whoever needs columns, a whole batch at a time. A size of 0 deletes. Sequence numbers are None
+    where the exchange sends none.
     """
 
     channel: ClassVar[str] = "book"
@@ -97,7 +99,7 @@ Decoded = Sequence[Row] | Control | Ignored | Reject
 
 @attrs.frozen
 class Request:
-    """One REST request: a path with its query, to be appended to the configured base, and what it costs of the budget."""
+    """One REST request: a path with its query, to be appended to the configured base, and its cost in the budget."""
 
     path: str
     weight: int

@@ -3,19 +3,17 @@
 import json
 from decimal import Decimal, InvalidOperation
 
-import msgspec
-
 # What fits a column of 64-bit integers and a nanosecond timestamp; anything else in a frame is damage.
 MAX_INT = 2**63 - 1
-
-_levels = msgspec.json.Decoder(list[list[str | int | float]])
+# Numbers within these bounds are finite in float64 and can be spelled out at no cost ("1e999999999" cannot).
+_MAX_EXPONENT = 300
 
 
 def all_text(frame: bytes) -> bytes:
     """Return the same JSON with every number as a string, digits unchanged.
 
-    For the second reading of a frame that broke its documented types: exchanges have sent numbers where strings were promised.
-    Raises ValueError (also for nesting deeper than the parser's bound).
+    For the second reading of a frame that broke its documented types: exchanges have sent numbers where strings were
+    promised. Raises ValueError (also for nesting deeper than the parser's bound).
     """
     try:
         return json.dumps(json.loads(frame, parse_float=str, parse_int=str)).encode()
@@ -26,24 +24,31 @@ def all_text(frame: bytes) -> bytes:
 def exchange_ns(stamp: int) -> int:
     """Turn a stamp of milliseconds (13 digits) or microseconds (16 digits) since the epoch into nanoseconds.
 
-    Raises ValueError for what is neither, so that a damaged stamp is a reject and not a row in the year 5138.
+    Raises ValueError for what is neither, or lies behind the year 2262, which 64 bits of nanoseconds end in.
     """
-    if 10**11 <= stamp < 10**14:
-        return stamp * 1_000_000
-    if 10**14 <= stamp < 10**17:
-        return stamp * 1_000
-    raise ValueError(f"time {stamp} is neither milliseconds nor microseconds since 1970")
+    ns = stamp * 1_000_000 if stamp < 10**14 else stamp * 1_000
+    if stamp < 10**11 or ns > MAX_INT:
+        raise ValueError(f"time {stamp} is neither milliseconds nor microseconds since 1970")
+    return ns
 
 
 def is_number(text: str) -> bool:
-    """Tell whether `text` is a finite number that is not negative, plain or in scientific notation."""
-    if text.replace(".", "", 1).isdecimal() and text.isascii():
+    """Tell whether `text` is a number that float64 can hold and that is not negative, plain or in scientific notation."""
+    if len(text) > _MAX_EXPONENT or not text.isascii():
+        return False
+    if text.replace(".", "", 1).isdecimal():
         return True
     try:
         number = Decimal(text)
     except InvalidOperation:
         return False
-    return text.isascii() and "_" not in text and text == text.strip() and number.is_finite() and not number.is_signed()
+    plain = "_" not in text and text == text.strip()
+    return plain and number.is_finite() and not number.is_signed() and abs(number.adjusted()) <= _MAX_EXPONENT
+
+
+def number_or_none(text: str | None) -> str | None:
+    """Return `text` if it is a number. REST answers leave terms empty that an instrument does not have."""
+    return text if text is not None and is_number(text) else None
 
 
 def parse_levels(side: bytes) -> list[tuple[str, str]]:
@@ -52,29 +57,24 @@ def parse_levels(side: bytes) -> list[tuple[str, str]]:
     Elements behind price and size are ignored, numbers may stand without quotes. Raises ValueError for anything else.
     """
     try:
-        levels = _levels.decode(side)
-    except msgspec.ValidationError:
-        levels = _levels.decode(all_text(side))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from None
-    if any(not all(isinstance(element, str) for element in level[:2]) for level in levels):
-        levels = _levels.decode(all_text(side))
-    pairs = []
-    for level in levels:
-        if len(level) < 2:
-            raise ValueError(f"level {level} has no price and size")
-        price, size = str(level[0]), str(level[1])
-        if not is_number(price) or not is_number(size):
-            raise ValueError(f"level {level[:2]} is not a price and a size")
-        pairs.append((price, size))
-    return pairs
+        levels = json.loads(side, parse_float=str, parse_int=str)
+        if not isinstance(levels, list):
+            raise ValueError(f"{levels!r:.80} is not a list of levels")
+        for level in levels:
+            if not isinstance(level, list) or len(level) < 2:
+                raise ValueError(f"level {level!r:.80} has no price and size")
+            if not all(isinstance(number, str) and is_number(number) for number in level[:2]):
+                raise ValueError(f"level {level!r:.80} is not a price and a size")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return [(price, size) for price, size, *_ in levels]
 
 
 def is_plain_side(side: bytes, stride: int) -> bool:
     """Tell whether `side` is a list of levels of exactly `stride` quoted plain numbers, without white space.
 
-    Digits and points are deleted and the rest compared with what it must be: 1 ns per byte. Whether each text is a number
-    ("1.2.3" is not) the conversion to columns finds out.
+    Digits and points are deleted and the rest compared with what it must be: 1 ns per byte. Whether each text is a
+    number ("1.2.3" is not) the conversion to columns finds out.
     """
     skeleton = side.translate(None, b"0123456789.")
     count = side.count(b"[") - 1

@@ -199,7 +199,7 @@ class _Head(msgspec.Struct):
     stream: str | None = None
     arg: _Arg | None = None
     event: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     kind: str = msgspec.field(name="e", default="")
     symbol: str = msgspec.field(name="s", default="")
 
@@ -213,7 +213,7 @@ def _recognise(text: bytes, at_ns: int | None) -> RecordedFrame | str:
         head = _decode_head(text)
     except msgspec.DecodeError:
         return "not a frame"
-    if head.event is not None or (head.arg is not None and head.data is None):
+    if head.event is not None or (head.arg is not None and not bytes(head.data)):
         return "control"
     if head.arg is not None:
         native = head.arg.inst_id

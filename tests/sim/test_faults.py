@@ -87,7 +87,9 @@ async def test_a_stall_withholds_data_and_nothing_else(autojump_clock: trio.test
         assert there.server.inject(Fault("stall", duration_s=30)) == 1
         struck_at = trio.current_time()
         await wire.send(b"there?", PING)
-        assert await wire.frame() == Frame(PONG, b"there?")
+        while (frame := await wire.frame()).opcode == TEXT:
+            pass  # of the same taker, sent before the stall
+        assert frame == Frame(PONG, b"there?")
         assert await wire.ask(subscribe("btcusdt@depth@100ms")) == {"result": None, "id": 1}
         ping = await wire.frame()
         assert ping.opcode == PING
@@ -196,7 +198,7 @@ async def test_who_does_not_read_is_cut_off(
         ours, theirs = trio.testing.lockstep_stream_pair()  # nothing is sent that nobody reads
         there.nursery.start_soon(there.server.serve_connection, theirs)
         assert await Wire(ours).shake_hands(BTC) == 101
-        await trio.sleep(60)
+        await trio.sleep(10)
         (record,) = there.server.truth.connections
     assert record.ended == "abort"
     assert record.uncertain > 0
