@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,6 +15,8 @@ import click
 
 from collector_trio.errors import BadAnswer, CollectorError
 from collector_trio.exchanges import EXCHANGES
+from collector_trio.followers.fold import Fold, Naming
+from collector_trio.instruments import Instrument
 
 CHUNK = 4096  # lines decoded at once
 # A leading receive time: seconds to nanoseconds since the epoch, as recorders write it before the frame.
@@ -36,9 +39,7 @@ def decode(exchange: str, market: str, instruments: Path | None, files: tuple[Pa
 
     Frames stand one per line in FILES (or on standard input; .gz is read too), with or without a leading receive time.
     """
-    from collector_trio.followers.fold import Naming
-
-    naming = Naming(unknown_market=market)
+    naming = _Asked(unknown_market=market)
     if instruments is not None:
         try:
             naming.add(EXCHANGES[exchange].parse_instruments(market, instruments.read_bytes()))
@@ -52,8 +53,7 @@ def decode(exchange: str, market: str, instruments: Path | None, files: tuple[Pa
             sys.stdout.write(json.dumps(printed, ensure_ascii=False) + "\n")
     if naming.made_up:
         click.echo(
-            "symbols are the exchange's own, and contracts are not converted: no --instruments were given that describe them",
-            err=True,
+            "symbols are the exchange's own, and contracts are not converted: no --instruments describe them", err=True
         )
     if rejected:
         raise SystemExit(1)
@@ -62,21 +62,36 @@ def decode(exchange: str, market: str, instruments: Path | None, files: tuple[Pa
 def _lines(files: Iterable[Path]) -> Iterator[bytes]:
     """Yield the lines of all files in turn, numbered as one; empty lines count, and are no frames."""
     for path in list(files) or [Path("-")]:
-        if str(path) == "-":
-            yield from sys.stdin.buffer
-        elif path.suffix == ".gz":
-            with gzip.open(path, "rb") as packed:
-                yield from packed
-        else:
-            with path.open("rb") as file:
-                yield from file
+        try:
+            if str(path) == "-":
+                yield from sys.stdin.buffer
+            elif path.suffix == ".gz":
+                with gzip.open(path, "rb") as packed:
+                    yield from packed
+            else:
+                with path.open("rb") as file:
+                    yield from file
+        except (OSError, EOFError, zlib.error) as error:
+            raise CollectorError(f"{path}: cannot be read: {error}") from error
 
 
-def _decode(exchange: str, market: str, naming: Any, chunk: list[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
+class _Asked(Naming):
+    """Remembers which native symbols were asked for: a frame's rows ask in their order."""
+
+    def __init__(self, *, unknown_market: str) -> None:
+        super().__init__(unknown_market=unknown_market)
+        self.native_symbols: list[str] = []
+
+    def find(self, exchange: str, native_symbol: str) -> Instrument | None:
+        """Return the instrument."""
+        self.native_symbols.append(native_symbol)
+        return super().find(exchange, native_symbol)
+
+
+def _decode(exchange: str, market: str, naming: _Asked, chunk: list[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
     """Decode numbered lines; yield what is to be printed, in the order of the lines."""
-    from collector_trio.followers.fold import Fold
-
     found: dict[int, list[dict[str, Any]]] = {}
+    native_symbols: dict[int, Iterator[str]] = {}
 
     def classified(line: int, what: str, reason: str) -> None:
         found[line] = [{"line": line, what: reason}]
@@ -87,19 +102,23 @@ def _decode(exchange: str, market: str, naming: Any, chunk: list[tuple[int, byte
         if stamp := _STAMP.match(frame):
             frame, received_ns = frame[stamp.end() :], int(stamp[1]) * _TO_NS[len(stamp[1])]
         if frame.strip():
+            naming.native_symbols = []
             fold.feed_frames(exchange, market, [frame], None, number, received_ns)
+            native_symbols[number] = iter(naming.native_symbols)
     for (table, _, _), rows in fold.take().items():
         if table != "rejects":
             for row in rows.to_pylist():
                 line = row["frame"]
-                found.setdefault(line, []).append({"table": table, "line": line, **_spelled(row)})
+                spelled = _spelled(row, next(native_symbols[line]))
+                found.setdefault(line, []).append({"table": table, "line": line, **spelled})
     for line in sorted(found):
         yield from found[line]
 
 
-def _spelled(row: dict[str, Any]) -> dict[str, Any]:
+def _spelled(row: dict[str, Any], native_symbol: str) -> dict[str, Any]:
     """Spell a row for JSON: ISO 8601 times; what only a journal knows is null."""
-    spelled = {name: _iso(value) if isinstance(value, datetime) else value for name, value in row.items()}
+    spelled = {"symbol": row["symbol"], "native_symbol": native_symbol}
+    spelled |= {name: _iso(value) if isinstance(value, datetime) else value for name, value in row.items()}
     spelled |= {"session": None, "frame": None}
     if not row["recv_ns"]:
         spelled |= {"recv": None, "recv_ns": None}

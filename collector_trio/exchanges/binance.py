@@ -74,10 +74,16 @@ class _Filter(Struct):
 
 class _Symbol(Struct):
     symbol: str
-    status: str
     baseAsset: str
     quoteAsset: str
+    status: str = ""
+    contractStatus: str = ""  # what COIN-M calls it
+    contractSize: int | None = None  # COIN-M only: quote units per contract
     filters: list[_Filter] = []
+
+    def term(self, filter_type: str, name: str) -> str | None:
+        """Return a number from the filters."""
+        return next((number_or_none(getattr(f, name)) for f in self.filters if f.filterType == filter_type), None)
 
 
 class _ExchangeInfo(Struct):
@@ -103,10 +109,12 @@ def parse_instruments(market: str, body: bytes) -> list[Instrument]:
             native_symbol=symbol.symbol,
             base=symbol.baseAsset,
             quote=symbol.quoteAsset,
-            status=symbol.status,
-            tradable=symbol.status == "TRADING",
-            tick_size=next((number_or_none(f.tickSize) for f in symbol.filters if f.filterType == "PRICE_FILTER"), None),
-            lot_size=next((number_or_none(f.stepSize) for f in symbol.filters if f.filterType == "LOT_SIZE"), None),
+            status=symbol.status or symbol.contractStatus,
+            tradable=(symbol.status or symbol.contractStatus) == "TRADING",
+            tick_size=symbol.term("PRICE_FILTER", "tickSize"),
+            lot_size=symbol.term("LOT_SIZE", "stepSize"),
+            contract_size=None if symbol.contractSize is None else str(symbol.contractSize),
+            inverse=symbol.contractSize is not None,
         )
         for symbol in info.symbols
     ]
@@ -206,8 +214,8 @@ class _SingleTrade(Struct, gc=False, tag_field="e", tag="trade"):
 class _Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
     """`{"e":"depthUpdate","E":1672515782136,"s":"BNBBTC","U":157,"u":160,"b":[["0.0024","10"]],"a":[["0.0026","100"]]}`
 
-    Futures add `pu`, the `u` before; spot ids are contiguous, so there it is `U - 1`. They also add `T`, when the matching
-    engine made the change; the time is `E` in every market, as spot has no other, and as other programs read it.
+    Futures add `pu`, the `u` before; spot ids are contiguous, so there it is `U - 1`. They also add `T`, when the
+    matching engine made the change; our time is `E` in every market: spot has no other, and other programs read it too.
     """
 
     native_symbol: _Name = field(name="s")
@@ -242,7 +250,7 @@ _bare_relaxed = msgspec.json.Decoder(_Event, strict=False)
 _anything = msgspec.json.Decoder()
 
 _RECORDED = {"aggTrade", "trade", "depthUpdate"}
-# Event types of streams that exist and that nobody here asked for (web-socket-streams.md; the futures' page per stream).
+# Event types of streams that exist and that nobody here asked for (web-socket-streams.md; the futures' pages).
 _NOT_RECORDED = {
     "kline", "continuous_kline", "24hrTicker", "24hrMiniTicker", "1hTicker", "4hTicker", "1dTicker", "bookTicker",
     "avgPrice", "referencePrice", "blockTrade", "markPriceUpdate", "indexPriceUpdate", "forceOrder", "compositeIndex",
@@ -295,9 +303,12 @@ def _decode_other(frame: bytes) -> Decoded:
         return Control(ControlKind.NOTICE, "serverShutdown")
     if event in _NOT_RECORDED:
         return Ignored(f"channel not recorded: {event}")
-    if event is None and isinstance(stream, str) and stream.partition("@")[2].startswith(("bookTicker", "depth")):
-        return Ignored(f"channel not recorded: {stream.partition('@')[2]}")
-    return Reject(f"unknown event type {event!r}")
+    if event is not None:
+        return Reject(f"unknown event type {event!r:.80}")
+    kind = str(stream).partition("@")[2] or str(stream)
+    if kind.startswith(("bookTicker", "!bookTicker", "depth")):  # these do not name their type
+        return Ignored(f"channel not recorded: {kind.removeprefix('!')}")
+    return Reject(f"no event type, in stream {stream!r:.80}")
 
 
 def _event_type(payload: Any) -> str | None:
@@ -326,7 +337,7 @@ def _decode_bare(frame: bytes, value: dict[str, Any]) -> Decoded:
         return Ignored("a whole book, not a change of one")
     if {"u", "s", "b", "B", "a", "A"} <= value.keys() and event is None:
         return Ignored("channel not recorded: bookTicker")
-    return Reject(f"unknown event type {event!r}" if event is not None else "neither an event nor an answer")
+    return Reject(f"unknown event type {event!r:.80}" if event is not None else "neither an event nor an answer")
 
 
 def _decode_again(frame: bytes, decoder: "msgspec.json.Decoder[_Combined] | msgspec.json.Decoder[_Event]") -> Decoded:

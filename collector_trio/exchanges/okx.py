@@ -38,8 +38,8 @@ OFFERS = Offers(
 PING: str | None = "ping"
 PING_EVERY_S = 15.0
 
-# Limits: 3 dials per second and address, 480 subscribe and unsubscribe requests per hour and connection, 20 requests for
-# instruments per 2 s. Fewer than 30 of the deep books are advised per connection.
+# Limits: 3 dials per second and address, 480 subscribe and unsubscribe requests per hour and connection, 20 requests
+# for instruments per 2 s. Fewer than 30 of the deep books are advised per connection.
 _LIMITS = Limits(dials=Rate(2, 1.0), messages=Rate(400, 3600.0), weight=Rate(10, 2.0))
 _PER_SOCKET = {"book": 25, "trades": 100}
 _ARGUMENTS_PER_MESSAGE = 200  # about 70 bytes each, of 64 KB allowed
@@ -322,7 +322,7 @@ def _decode_other(frame: bytes) -> Decoded:
 
 
 def _control(value: dict[str, Any]) -> Control:
-    """`{"event":"subscribe","arg":{…},"connId":"…"}`, `{"event":"error","code":"60018","msg":"…"}`, `{"event":"notice",…}`"""
+    """`{"event":"subscribe","arg":{…},"connId":"…"}`, `{"event":"error","code":"60018","msg":"…"}`"""
     event = value["event"]
     text = str(value.get("msg", ""))
     code = None if value.get("code") is None else str(value["code"])

@@ -33,7 +33,7 @@ def exchange_ns(stamp: int) -> int:
 
 
 def is_number(text: str) -> bool:
-    """Tell whether `text` is a number that float64 can hold and that is not negative, plain or in scientific notation."""
+    """Tell whether `text` is a number float64 can hold, not negative, plain or in scientific notation."""
     if len(text) > _MAX_EXPONENT or not text.isascii():
         return False
     if text.replace(".", "", 1).isdecimal():

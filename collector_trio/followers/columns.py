@@ -1,4 +1,4 @@
-"""From typed messages to Arrow columns, a whole batch at a time, and the guard that says where float64 is not enough."""
+"""From typed messages to Arrow columns, a batch at a time, and the guard that says where float64 is not enough."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +25,9 @@ _TYPES: Mapping[Kind, Any] = {
 }
 SCHEMA_VERSION = "1"
 
-# float64 keeps every decimal of 15 digits; so does any text of 16 characters with a point in it.
+# float64 keeps every decimal of 15 digits: any text of 16 characters with a point in it, or of a number below 1e15.
 SAFE_LENGTH = 16
+SAFE_VALUE = 1e15
 
 
 def schema(table: Table) -> pa.Schema:
@@ -39,7 +40,7 @@ SCHEMAS: Mapping[str, Any] = {name: schema(table) for name, table in TABLES.item
 
 
 def build(table: str, columns: Mapping[str, Any], rows: int) -> pa.Table:
-    """Make a table of `rows` rows from whole columns; a column that is not given is null, a single value is repeated."""
+    """Make a table of `rows` rows from whole columns; one that is not given is null, a single value is repeated."""
     arrays = []
     for field in SCHEMAS[table]:
         values = columns.get(field.name)
@@ -68,16 +69,18 @@ def micros(ns: Iterable[int]) -> pa.Array:
 
 def is_exact(text: str) -> bool:
     """Tell whether float64 gives back the decimal that `text` is."""
-    return len(text) <= SAFE_LENGTH or Decimal(repr(float(text))) == Decimal(text)
+    if len(text) < SAFE_LENGTH or (len(text) == SAFE_LENGTH and not text.isdigit()):
+        return True
+    return Decimal(repr(float(text))) == Decimal(text)
 
 
 def floats(texts: Sequence[str]) -> tuple[pa.Array, list[bool] | None]:
     """Return numbers and, if there is any doubt, which of them are inexact."""
-    values = pa.array(np.array(list(map(float, texts)), dtype=np.float64))
-    if max(map(len, texts), default=0) <= SAFE_LENGTH:
-        return values, None
+    values = np.array(list(map(float, texts)), dtype=np.float64)
+    if max(map(len, texts), default=0) <= SAFE_LENGTH and values.max(initial=0) < SAFE_VALUE:
+        return pa.array(values), None
     inexact = [not is_exact(text) for text in texts]
-    return values, inexact if any(inexact) else None
+    return pa.array(values), inexact if any(inexact) else None
 
 
 def exact_texts(rows: int, named: Mapping[str, tuple[Sequence[Any], list[bool] | None]]) -> list[str | None] | None:
@@ -91,37 +94,32 @@ def exact_texts(rows: int, named: Mapping[str, tuple[Sequence[Any], list[bool] |
     return texts
 
 
-class BadSide(ValueError):
-    """One side of one book is not what it should be; `row` says which of the batch."""
+class BadSides(ValueError):
+    """Some sides of a batch of books are not lists of levels: `problems` by row."""
 
-    def __init__(self, row: int, problem: str) -> None:
-        super().__init__(problem)
-        self.row = row
+    def __init__(self, problems: Mapping[int, str]) -> None:
+        super().__init__(f"{len(problems)} of a batch")
+        self.problems = problems
 
 
 class Levels:
     """One side of a batch of books: prices and sizes as lists of float64, and the texts behind them."""
 
     def __init__(self, sides: Sequence[bytes], stride: int) -> None:
-        """`sides` are JSON texts such as `[["1.2","3"],["1.1","0"]]`, one per message. Raises BadSide."""
-        plain = [side if is_plain_side(side, stride) else _replain(side, stride, row) for row, side in enumerate(sides)]
-        counts = np.array([side.count(b"[") - 1 for side in plain], dtype=np.int32)
+        """`sides` are JSON texts such as `[["1.2","3"],["1.1","0"]]`, one per message. Raises BadSides."""
+        plain = _spelled_plainly(sides, stride, [is_plain_side(side, stride) for side in sides])
+        flat, numbers = _numbers(plain)
+        if numbers is None:  # "1.2.3" or "" stands somewhere: the careful way says where, unless nobody needs it
+            plain = _spelled_plainly(sides, stride, [False] * len(sides))
+            flat, numbers = _numbers(plain)
+        assert numbers is not None
+        counts = [side.count(b"[") - 1 for side in plain]
         self.offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-        text = b",".join([side for side, n in zip(plain, counts, strict=True) if n]).translate(None, b'[]"')
-        if not text:
-            self.price_texts = self.size_texts = pa.array([], pa.string())
-            self.prices = self.sizes = np.array([], dtype=np.float64)
-            return
-        flat = pc.list_flatten(pc.split_pattern(pa.array([text.decode()]), ","))
-        try:
-            grid = pc.cast(flat, pa.float64()).to_numpy().reshape(-1, stride)
-        except pa.ArrowInvalid as error:
-            raise BadSide(_find_bad(plain), str(error)) from None
+        grid = numbers.reshape(-1, stride)
         self.prices, self.sizes = np.ascontiguousarray(grid[:, 0]), np.ascontiguousarray(grid[:, 1])
-        self._flat, self._stride = flat, stride
-        longest = pc.max(pc.binary_length(flat)).as_py()
         self.price_texts = self.size_texts = None
-        if longest > SAFE_LENGTH:
+        longest = pc.max(pc.binary_length(flat)).as_py() or 0
+        if longest > SAFE_LENGTH or numbers.max(initial=0) >= SAFE_VALUE:
             self.price_texts = flat.take(pa.array(np.arange(0, len(flat), stride)))
             self.size_texts = flat.take(pa.array(np.arange(1, len(flat), stride)))
 
@@ -139,27 +137,36 @@ class Levels:
         return per_message, inexact if any(inexact) else None
 
 
-def _replain(side: bytes, stride: int, row: int) -> bytes:
-    """Spell one side the plain way; what cannot be is bad."""
+def _numbers(sides: Sequence[bytes]) -> tuple[pa.Array, np.ndarray[Any, Any] | None]:
+    """Return the texts in `sides` and the numbers they are; None if there is one that is not, or that float64 lacks."""
+    text = b",".join([side for side in sides if side != b"[]"]).translate(None, b'[]"')
+    flat = pc.list_flatten(pc.split_pattern(pa.array([text.decode()] if text else [], pa.string()), ","))
     try:
-        levels = parse_levels(side)
-    except ValueError as error:
-        raise BadSide(row, str(error)) from None
+        numbers = pc.cast(flat, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return flat, None
+    return flat, numbers if np.isfinite(numbers).all() else None
+
+
+def _spelled_plainly(sides: Sequence[bytes], stride: int, plain: Sequence[bool]) -> list[bytes]:
+    """Spell the sides that are not plain yet the plain way; what cannot be is bad."""
+    spelled, problems = list(sides), {}
+    for row, side in enumerate(sides):
+        if not plain[row]:
+            try:
+                spelled[row] = _respelled(side, stride)
+            except ValueError as error:
+                problems[row] = str(error)
+    if problems:
+        raise BadSides(problems)
+    return spelled
+
+
+def _respelled(side: bytes, stride: int) -> bytes:
     padding = b',"0"' * (stride - 2)
-    spelled = [
-        b'["%s","%s"%s]' % (_plain(price).encode(), _plain(size).encode(), padding) for price, size in levels
-    ]
-    return b"[" + b",".join(spelled) + b"]"
+    levels = [(_plain(price).encode(), _plain(size).encode()) for price, size in parse_levels(side)]
+    return b"[" + b",".join([b'["%s","%s"%s]' % (price, size, padding) for price, size in levels]) + b"]"
 
 
 def _plain(number: str) -> str:
     return format(Decimal(number), "f")
-
-
-def _find_bad(sides: Sequence[bytes]) -> int:
-    for row, side in enumerate(sides):
-        try:
-            parse_levels(side)
-        except ValueError:
-            return row
-    raise AssertionError("no side is bad, yet together they are")

@@ -1,8 +1,8 @@
 """From journal records to the tables' rows: a pure fold, the same for the live follower, `replay`, `decode` and `sql`.
 
-Every segment opens with all that is current, so a fold begins afresh with each. Frames are decoded one by one and classified (rows,
-control, ignored with its reason, reject); rows wait as the typed messages they are and become columns `CHUNK` at a time. The counts per
-class always add up to the frames fed: the frame equation of the table `segments`.
+Every segment opens with all that is current, so a fold begins afresh with each. Frames are decoded one by one and
+classified (rows, control, ignored with its reason, reject); rows wait as the typed messages they are and become columns
+`CHUNK` at a time. The counts per class always add up to the frames fed: the frame equation of the table `segments`.
 """
 
 import json
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.exchanges.protocol import BookDelta, Control, Ignored, Reject, Row, Trade
-from collector_trio.followers.columns import BadSide, Levels, build, exact_texts, floats, micros
+from collector_trio.followers.columns import BadSides, Levels, build, exact_texts, floats, micros
 from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Batch, Damage, Letter, Note
 
@@ -45,6 +45,7 @@ class _Pending:
     rows: list[Any] = attrs.field(factory=list)
     instruments: list[Instrument] = attrs.field(factory=list)
     lines: list[Line] = attrs.field(factory=list)
+    frames: list[bytes] = attrs.field(factory=list)  # whole, in case a level in one of them turns out to be none
 
 
 @attrs.frozen
@@ -58,7 +59,10 @@ class _Session:
 
 
 class Naming:
-    """Finds the instrument behind a native symbol. Made from the instruments notes of a segment, or from an exchange's own answer."""
+    """Finds the instrument behind a native symbol.
+
+    Made from the instruments notes of a segment, or from an exchange's own answer.
+    """
 
     def __init__(self, *, unknown_market: str | None = None) -> None:
         """With `unknown_market`, a symbol nobody described is an instrument of that market under its native name."""
@@ -97,6 +101,7 @@ class Fold:
         self._sessions: dict[int, _Session] = {}
         self._used: set[_Session] = set()
         self._pending: dict[Place, _Pending] = {}
+        self._rejected: dict[_Session, list[tuple[Line, str, bytes]]] = {}
         self._done: dict[Place, list[pa.Table]] = {}
 
     # Feeding
@@ -123,7 +128,8 @@ class Fold:
         self._used.add(session)
         if self.first_frame is None:
             self.first_frame = batch.first_frame
-        self.feed_frames(session.exchange, session.market, batch.frames, batch.session, batch.first_frame, batch.received_ns)
+        exchange, market = session.exchange, session.market
+        self.feed_frames(exchange, market, batch.frames, batch.session, batch.first_frame, batch.received_ns)
 
     def feed_frames(
         self, exchange: str, market: str, frames: Sequence[bytes], session: int | None, first: int, received_ns: int
@@ -140,7 +146,7 @@ class Fold:
                     self._reject(_Session(exchange, (market,)), line, f"unknown instrument {unknown}", frame)
                 else:
                     self.counts["rows"] += 1
-                    self._add(decoded, instruments, line)  # type: ignore[arg-type]
+                    self._add(decoded, instruments, line, frame)  # type: ignore[arg-type]
             elif isinstance(decoded, Control):
                 self.counts["control"] += 1
                 self._classified(number, "control", f"{decoded.kind}: {decoded.text}" if decoded.text else decoded.kind)
@@ -151,22 +157,28 @@ class Fold:
             elif isinstance(decoded, Reject):
                 self._reject(_Session(exchange, (market,)), line, decoded.reason, frame)
 
-    def _add(self, rows: Sequence[Row], instruments: Sequence[Instrument], line: Line) -> None:
+    def _add(self, rows: Sequence[Row], instruments: Sequence[Instrument], line: Line, frame: bytes) -> None:
+        places = set()
         for row, instrument in zip(rows, instruments, strict=True):
             place = (row.channel, instrument.exchange, instrument.market)
+            places.add(place)
             pending = self._pending.get(place)
             if pending is None:
                 pending = self._pending[place] = _Pending()
             pending.rows.append(row)
             pending.instruments.append(instrument)
             pending.lines.append(line)
-            if len(pending.rows) >= CHUNK:
+            pending.frames.append(frame)
+        for place in places:
+            if len(self._pending[place].rows) >= CHUNK:  # not in the middle of a frame: it may be withdrawn whole
                 self._flush(place)
 
     def _reject(self, session: _Session, line: Line, reason: str, frame: bytes) -> None:
         self.counts["rejected"] += 1
-        text = frame.decode("utf-8", "backslashreplace")
-        self._put("rejects", session.exchange, session.market, [line], {"reason": [reason], "text": [text]})
+        rejected = self._rejected.setdefault(session, [])
+        rejected.append((line, reason, frame))
+        if len(rejected) >= CHUNK:
+            self._flush_rejected(session)
         self._classified(line.frame, "reject", reason)
 
     def _classified(self, frame: int, what: str, reason: str) -> None:
@@ -198,7 +210,8 @@ class Fold:
                 numbers = [None if text is None else float(text) for text in texts]
                 inexact = floats([text or "0" for text in texts])[1]
                 terms[name], columns[name] = (texts, inexact), numbers
-            columns |= {name: [getattr(i, name) for i in group] for name in ("symbol", "native_symbol", "base", "quote", "status")}
+            for name in ("symbol", "native_symbol", "base", "quote", "status"):
+                columns[name] = [getattr(instrument, name) for instrument in group]
             columns["valid_from"] = micros([note.value["valid_from_ns"]] * len(group))
             columns["exact"] = exact_texts(len(group), terms)
             self._put("instruments", exchange, market, [_stamp(note)] * len(group), columns)
@@ -244,23 +257,28 @@ class Fold:
         while pending.rows:
             try:
                 columns = _book_columns(pending)
-            except BadSide as bad:
-                self._withdraw(place, pending, bad)
+            except BadSides as bad:
+                self._withdraw(place, pending, bad.problems)
             else:
                 self._put(table, exchange, market, pending.lines, columns)
                 return
 
-    def _withdraw(self, place: Place, pending: _Pending, bad: BadSide) -> None:
-        """Turn a frame that looked like rows into a reject: one of its levels is no price and size."""
-        frame = pending.lines[bad.row]
-        row: BookDelta = pending.rows[bad.row]
-        text = b'{"bids":%s,"asks":%s}' % (bytes(row.bids), bytes(row.asks))
-        keep = [index for index, line in enumerate(pending.lines) if line.frame != frame.frame]
+    def _withdraw(self, place: Place, pending: _Pending, problems: Mapping[int, str]) -> None:
+        """Turn frames that looked like rows into rejects: one of their levels is no price and size."""
+        bad = {id(pending.lines[index]): (index, problem) for index, problem in problems.items()}  # once per frame
+        for index, problem in bad.values():
+            self.counts["rows"] -= 1
+            self._reject(_Session(place[1], (place[2],)), pending.lines[index], problem, pending.frames[index])
+        keep = [index for index, line in enumerate(pending.lines) if id(line) not in bad]
         pending.rows = [pending.rows[index] for index in keep]
         pending.instruments = [pending.instruments[index] for index in keep]
         pending.lines = [pending.lines[index] for index in keep]
-        self.counts["rows"] -= 1
-        self._reject(_Session(place[1], (place[2],)), frame, str(bad), text)
+        pending.frames = [pending.frames[index] for index in keep]
+
+    def _flush_rejected(self, session: _Session) -> None:
+        lines, reasons, frames = zip(*self._rejected.pop(session), strict=True)
+        texts = [frame.decode("utf-8", "backslashreplace") for frame in frames]
+        self._put("rejects", session.exchange, session.market, lines, {"reason": reasons, "text": texts})
 
     # Results
 
@@ -273,6 +291,8 @@ class Fold:
         """Turn everything that waits into columns."""
         for place in list(self._pending):
             self._flush(place)
+        for session in list(self._rejected):
+            self._flush_rejected(session)
 
     def take(self) -> dict[Place, pa.Table]:
         """Return all rows by place, and forget them."""
@@ -314,7 +334,8 @@ _trade_fields = attrgetter("id", "price", "size", "side", "exchange_ns", "first_
 
 
 def _trade_columns(pending: _Pending) -> dict[str, Any]:
-    ids, price_texts, size_texts, sides, stamps, first_ids, last_ids = zip(*map(_trade_fields, pending.rows), strict=True)
+    fields = zip(*map(_trade_fields, pending.rows), strict=True)
+    ids, price_texts, size_texts, sides, stamps, first_ids, last_ids = fields
     prices, inexact_prices = floats(price_texts)
     sizes, inexact_sizes = floats(size_texts)
     columns: dict[str, Any] = {}
@@ -367,7 +388,8 @@ def _book_columns(pending: _Pending) -> dict[str, Any]:
 def _base_units(sizes: Any, prices: Any, pending: _Pending, counts: Any) -> Any:
     """Turn contracts into base units where an instrument says how; `counts` values belong to each message.
 
-    The product of two short decimals is rounded to 15 digits, which is what it would be exactly.
+    The product of two short decimals is rounded to 15 digits, which is what it would be exactly. An inverse contract at
+    price 0 has no worth in base units and stays as it is.
     """
     worth = np.array(
         [
@@ -377,5 +399,6 @@ def _base_units(sizes: Any, prices: Any, pending: _Pending, counts: Any) -> Any:
     )
     inverse = np.array([row.derivative and i.inverse for row, i in zip(pending.rows, pending.instruments, strict=True)])
     products = sizes * np.repeat(worth, counts)
-    products = np.where(np.repeat(inverse, counts), products / prices, products)
+    divided = np.repeat(inverse, counts) & (prices > 0)
+    products = np.divide(products, prices, out=products, where=divided)
     return np.array([float(f"{product:.15g}") for product in products], dtype=np.float64)

@@ -1,5 +1,4 @@
-"""The one door to WebSockets: a connection is an `async with`, and when the block is over its socket is closed and its
-tasks are gone.
+"""The one door to WebSockets: a connection is an `async with`; after it the socket is closed and its tasks are gone.
 
     connect ── owns ──▶ socket (TCP, TLS)
        └─ nursery

@@ -30,9 +30,9 @@ STREAM = re.compile(r"(?:![A-Za-z]\w*|[^\s@#!/]+)(?:@[A-Za-z0-9_+:]+)*")
 
 
 class BinanceTape:
-    """Publishes a market as Binance does.
+    """Publishes a market as Binance does: `aggTrade`, `trade`, and `depth@100ms`.
 
-    `aggTrade` and `trade`, and `depth@100ms` whose `U..u` chain over all connections.
+    Ids are the market's, not a connection's: `U..u`, `a` and `t` chain over all connections and reconnects.
     """
 
     def __init__(self, market: Market, audience: Audience, truth: Truth, clock: Clock) -> None:
@@ -81,9 +81,9 @@ class BinanceTape:
         return float("inf")
 
     def book(self, depth: int) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
-        """Return the book as it is now, which may be in the midst of a diff not yet published.
+        """Return the book as it is now.
 
-        U <= lastUpdateId + 1 <= u.
+        That may be in the midst of a diff not yet published: U <= lastUpdateId + 1 <= u.
         """
         bids, asks = self.market.bids, self.market.asks
         best_bids = [(price, bids.lots[price]) for price in reversed(bids.prices[-depth:])]
@@ -195,7 +195,7 @@ class BinanceSession:
     def received(self, text: str) -> None:
         """Answer a request.
 
-        Https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams#live-subscribingunsubscribing-to-streams
+        https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams#live-subscribingunsubscribing-to-streams
         """
         try:
             request = json.loads(text)

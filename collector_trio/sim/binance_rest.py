@@ -1,6 +1,6 @@
 """Simulated Binance spot REST (protocols.md 1.6 to 1.8).
 
-Https://developers.binance.com/docs/binance-spot-api-docs/rest-api
+https://developers.binance.com/docs/binance-spot-api-docs/rest-api
 """
 
 from collections import deque

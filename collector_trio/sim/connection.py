@@ -8,8 +8,6 @@ wsproto is driven directly. An exchange polices what a WebSocket library hides f
 came, and with which payload; and a simulated one must also be able to end a connection in ways a library forbids.
 """
 
-import socket as stdlib_socket
-import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -21,12 +19,11 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 from wsproto.utilities import RemoteProtocolError
 
 from collector_trio.sim.audience import Subscription
+from collector_trio.sim.endings import READ_BYTES, finish
 from collector_trio.sim.http import Request
 from collector_trio.sim.truth import ConnectionRecord, Fact, Sent, Truth
 
 FLUSH_S = 1.0  # how long what is queued may take once a connection is to end
-LINGER_S = 1.0  # how long the peer has to end its half
-READ_BYTES = 65536
 # A client that lets this much pile up is too slow and is cut (protocols.md 1.2, 4.2 code 4005).
 MAX_OUTBOX_BYTES = 32 * 2**20
 
@@ -165,7 +162,9 @@ class Connection:
         Raises `RemoteProtocolError` where the request is no proper WebSocket handshake.
         """
         self._ws.initiate_upgrade_connection(self._request.raw_headers, self._request.target)
-        self._outbox.insert(0, _Item(self._ws.send(AcceptConnection()), ""))
+        accepted = _Item(self._ws.send(AcceptConnection()), "")
+        self._outbox.insert(0, accepted)  # before what the session has queued already
+        self._outbox_bytes += len(accepted.frame)
         self._queued.set()
         try:
             with self._scope:
@@ -177,7 +176,7 @@ class Connection:
             self._ending = self._ending or "eof"
             self._outbox_bytes = 0
             self._written.set()
-        await self._finish(self._ending)
+        await finish(self._stream, self._ending, None if self._peer_closed else self._ws)
         return self._ending
 
     async def _run(self, session: Session) -> None:
@@ -276,39 +275,3 @@ class Connection:
             text = "".join(parts)
             parts.clear()
             session.received(text)
-
-    async def _finish(self, ended: str) -> None:
-        """End the stream in the way that was chosen."""
-        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-        with trio.move_on_after(LINGER_S):
-            try:
-                if ended == "abort":
-                    if isinstance(transport, trio.SocketStream):
-                        linger = struct.pack("ii", 1, 0)
-                        transport.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
-                    await trio.aclose_forcefully(transport)
-                elif ended == "drop" and isinstance(transport, trio.abc.HalfCloseableStream):
-                    await transport.send_eof()
-                    await self._drain(transport)
-                elif ended.startswith("close ") and not self._peer_closed:
-                    await self._await_close()
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-                return  # the peer was faster
-
-    async def _await_close(self) -> None:
-        """Read until the peer has answered our close frame or is gone.
-
-        The server closes TCP first (RFC 6455 section 7.1.1).
-        """
-        while data := await self._stream.receive_some(READ_BYTES):
-            try:
-                self._ws.receive_data(bytes(data))
-                if any(isinstance(event, CloseConnection) for event in self._ws.events()):
-                    return
-            except RemoteProtocolError:
-                return
-
-    async def _drain(self, stream: trio.abc.Stream) -> None:
-        """Read the peer's half to its end: closing a socket with unread bytes would send RST where FIN was meant."""
-        while await stream.receive_some(READ_BYTES):
-            pass

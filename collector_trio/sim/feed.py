@@ -28,7 +28,10 @@ class Tape(Protocol):
         """Publish what one taker order did."""
 
     def flush(self) -> float:
-        """Publish what happened to the book since the last flush. Returns after how many seconds to flush if nothing happens."""
+        """Publish what happened to the book since the last flush.
+
+        Returns after how many seconds to flush if nothing happens.
+        """
 
     def book(self, depth: int) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
         """Return the book that REST shows now: sequence number, bids and asks, best first."""
@@ -37,8 +40,9 @@ class Tape(Protocol):
 class Feed:
     """One instrument on one exchange. Its time begins with the first subscription and does not stop for disconnects.
 
-    Three things happen to it: takers come and makers stir the book, both at random; and at the full tenth of a second after
-    either, or after a new subscription, the book is flushed. A quiet instrument so costs nothing while nothing happens.
+    Three things happen to it: takers come and makers stir the book, both at random; and at the full tenth of a second
+    after either, or after a new subscription, the book is flushed. So a quiet instrument costs nothing while nothing
+    happens.
     """
 
     def __init__(self, tape: Tape, rng: Random) -> None:
@@ -56,7 +60,10 @@ class Feed:
         self._poked.set()
 
     async def run(self) -> None:
-        """Publish for ever, at the scenario's rates. What happens depends on the seed alone, not on how late the loop is."""
+        """Publish for ever, at the scenario's rates.
+
+        What happens depends on the seed alone, not on how late the loop is.
+        """
         await self._poked.wait()
         started = trio.current_time()
         order_at, stir_at, flush_at = self._until_order(), self._until_stir(), FLUSH_EVERY_S

@@ -154,9 +154,9 @@ class OkxTape:
 
 
 def _difference(old: dict[int, int], new: dict[int, int]) -> dict[int, int]:
-    """Say what leads from `old` to `new`.
+    """Say what leads from `old` to `new`: prices with their size.
 
-    Sizes that are new or other, and 0 for what is no longer among the best 400.
+    That is sizes that are new or other, and 0 for what is no longer among the best 400.
     """
     changed = {price: lots for price, lots in new.items() if old.get(price) != lots}
     changed.update((price, 0) for price in old.keys() - new.keys())
@@ -212,9 +212,9 @@ class OkxSession:
         """OKX sends no protocol pings, so there is nothing to compare with."""
 
     async def keep(self) -> None:
-        """Close when nothing was pushed for 30 s.
+        """Close when nothing was pushed for 30 s, be it data, an ack or a pong in words.
 
-        No data, no ack, no pong. A stall (the fault) is not held against the client.
+        A stall (the fault) is not held against the client.
         """
         while True:
             quiet_since = max(self._connection.last_push, self._connection.stalled_until)

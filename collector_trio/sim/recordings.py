@@ -66,9 +66,9 @@ class Recording:
 
 
 def load_recordings(paths: Iterable[Path]) -> list[Recording]:
-    """Read each path.
+    """Read each path; a folder is a journal.
 
-    A folder is a journal. Raises `CollectorError` for what cannot be read or has no frame to serve.
+    Raises `CollectorError` for what cannot be read or has no frame to serve.
     """
     recordings = []
     for path in paths:

@@ -43,6 +43,7 @@ async def run_sim(
             recordings=recordings,
             speed=None if fast else 1.0,
             announce=announce,
+            keep_truth=False,  # it may run for days, and nobody looks
         )
     except OSError as error:
         what = error.filename or f"port {port}"

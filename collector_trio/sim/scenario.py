@@ -19,11 +19,15 @@ STATUSES = (503, 429, 418, 451)
 class Fault:
     """One thing that goes wrong. It strikes every open connection of `target`.
 
-    close: a close frame (`code`; by default 1001 at Binance, 4004 at OKX). drop: FIN without one. abort: RST. stall: no
-    data for `duration_s`, while TCP stays up and control messages are answered; what would have been sent is never
-    sent. refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given. Scheduled
-    at `at_s` after the server's start, and again `every_s`. A scheduled fault that finds nobody who was sent data waits
-    for one.
+    - close: a close frame with `code` (by default 1001 at Binance, 4004 at OKX), then FIN.
+    - drop: FIN without a close frame.
+    - abort: RST.
+    - stall: no data for `duration_s`, while TCP stays up and control messages are answered. What would have been sent
+      is never sent.
+    - refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given.
+
+    A scenario's faults strike `at_s` after the server's start, and again `every_s`. One that finds nobody who was sent
+    data waits for somebody.
     """
 
     kind: str

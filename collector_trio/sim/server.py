@@ -50,11 +50,12 @@ class SimServer:
         recordings: Sequence[Recording] | None = None,
         speed: float | None = 1.0,
         announce: Callable[[str], None] = lambda text: None,
+        keep_truth: bool = True,
     ) -> None:
         self.port = 0
         self.host = "127.0.0.1"
         self.tls = False
-        self.truth = Truth()
+        self.truth = Truth(keep=keep_truth)
         self.replay_done = trio.Event()
         self._scenario = scenario
         self._seed = seed
@@ -182,14 +183,24 @@ async def serve(
     recordings: Sequence[Recording] | None = None,
     speed: float | None = 1.0,
     announce: Callable[[str], None] = lambda text: None,
+    keep_truth: bool = True,
     task_status: trio.TaskStatus[SimServer] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Listen and serve until cancelled: `server = await nursery.start(partial(serve, scenario, seed=7))`.
 
-    Port 0 lets the system choose; `server.port` says which. With `truth_path` the truth is also written there as JSON
-    lines.
+    Port 0 lets the system choose; `server.port` says which. `announce` is told the endpoints block, then how a replay
+    goes. With `truth_path` the truth is also written there as JSON lines; without `keep_truth` only there. Raises
+    `OSError` for a port or a path that cannot be had.
     """
-    server = SimServer(scenario, seed=seed, now_ns=now_ns, recordings=recordings, speed=speed, announce=announce)
+    server = SimServer(
+        scenario,
+        seed=seed,
+        now_ns=now_ns,
+        recordings=recordings,
+        speed=speed,
+        announce=announce,
+        keep_truth=keep_truth,
+    )
     with server.truth.written_to(truth_path):
         listeners = await trio.open_tcp_listeners(port, host=host)
         server.port, server.host, server.tls = listeners[0].socket.getsockname()[1], host, ssl_context is not None
@@ -200,6 +211,6 @@ async def serve(
             else:
                 wrapped = [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
                 await nursery.start(trio.serve_listeners, server.serve_connection, wrapped)
-            announce(server.endpoints_toml())
+            announce(server.endpoints_toml().rstrip())
             task_status.started(server)
             await trio.sleep_forever()

@@ -155,7 +155,11 @@ class FaultRecord:
 
 @attrs.define(eq=False)
 class Truth:
-    """The log. `published` counts facts by (exchange, stream, native symbol), sent to somebody or not."""
+    """The log of a server's life.
+
+    Without `keep`, what was sent is only counted, and written where `written_to` says. `published` counts facts by
+    (exchange, stream, native symbol), sent to somebody or not.
+    """
 
     sent: list[Sent] = attrs.Factory(list)
     connections: list[ConnectionRecord] = attrs.Factory(list)
@@ -163,6 +167,7 @@ class Truth:
     published: Counter[tuple[str, str, str]] = attrs.Factory(Counter)
     rest: Counter[tuple[str, int]] = attrs.Factory(Counter)
     refused: int = 0
+    keep: bool = True
     log: IO[str] | None = None
 
     @property
@@ -176,10 +181,7 @@ class Truth:
         return sum(record.closed_ns is not None for record in self.connections)
 
     def rows(self, **wanted: object) -> Iterator[dict[str, Any]]:
-        """Give what was sent as rows whose keys have the `wanted` values, e.g.
-
-        `rows(exchange="okx", channel="book")`.
-        """
+        """Give what was sent, as rows that have the `wanted` values: `rows(exchange="okx", channel="book")`."""
         for sent in self.sent:
             row = sent.row()
             if all(row.get(key) == value for key, value in wanted.items()):
@@ -187,7 +189,8 @@ class Truth:
 
     def add_sent(self, entries: Sequence[Sent]) -> None:
         """Note data frames that went out on a connection."""
-        self.sent.extend(entries)
+        if self.keep:
+            self.sent.extend(entries)
         if self.log is not None:
             for entry in entries:
                 self._write("sent", entry.row())

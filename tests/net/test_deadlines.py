@@ -26,6 +26,7 @@ class Wire(trio.abc.Stream):
 
     inner: trio.abc.Stream
     stuck: bool = False
+    slow_to_close: bool = False
     closed: bool = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -40,8 +41,12 @@ class Wire(trio.abc.Stream):
         return await self.inner.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        self.closed = True
-        await self.inner.aclose()
+        try:
+            if self.slow_to_close:
+                await trio.sleep_forever()
+        finally:
+            self.closed = True
+            await self.inner.aclose()
 
 
 @attrs.define
@@ -174,6 +179,15 @@ async def test_a_close_frame_that_the_peer_does_not_take_delays_closing_by_the_b
         ):
             simulated.wires[0].stuck = True
         assert trio.current_time() == CLOSE_S
+
+
+async def test_a_stream_that_would_close_slowly_is_closed_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with network(accepting) as simulated:
+        async with connect(
+            "ws://exchange.example/", Batches(), clock=lambda: 0, ssl_context=TLS, proxy=None, connector=simulated
+        ):
+            simulated.wires[0].slow_to_close = True
+        assert trio.current_time() == 0
 
 
 async def test_leaving_a_peer_that_answers_nothing_takes_no_time(autojump_clock: trio.testing.MockClock) -> None:

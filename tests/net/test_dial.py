@@ -1,6 +1,7 @@
 import socket
 import ssl
 import threading
+from typing import Any
 
 import pytest
 import trio
@@ -99,12 +100,12 @@ async def test_look_ups_that_hang_are_abandoned_and_hold_no_token_of_trios_own(m
     may_end = threading.Event()
     real = socket.getaddrinfo
 
-    def hanging(host: object, *args: object) -> object:
+    def hanging(host: str | bytes, *args: Any) -> Any:
         if isinstance(host, str):  # Trio first asks whether it is a number
-            return real(host, *args)  # type: ignore[call-overload]
+            return real(host, *args)
         if host == b"hangs.example":
             may_end.wait(10)
-        return real("127.0.0.1", *args)  # type: ignore[call-overload]
+        return real("127.0.0.1", *args)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     install_resolver()

@@ -55,6 +55,9 @@ async def test_the_head_passes_in_the_pieces_it_came_in(bench: Bench) -> None:
         await bench.send(bytes([byte]))
         assert await bench.tap.receive_some() == HEAD[i : i + 1]
     assert bench.tap.bytes_received == len(HEAD)
+    bench.tap.open()
+    await bench.send(frame(b"data") + frame(b"", PING))
+    assert await bench.tap.receive_some() == frame(b"", PING)
 
 
 @pytest.mark.parametrize("head", [HEAD, HEAD.replace(b"\r\n", b"\n")])

@@ -66,7 +66,9 @@ async def test_six_messages_in_a_second_cost_the_connection_and_pings_count(
     assert (close.close_code, close.payload[2:]) == (1008, b"Too many requests")
 
 
-async def test_the_server_pings_every_20_s_and_leaves_who_answers_in_peace(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_server_pings_every_20_s_and_leaves_who_answers_in_peace(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with timeless() as there:
         wire = await there.connect("/stream")
         for number in range(1, 11):
@@ -163,8 +165,12 @@ async def test_missed_aggregates_can_be_asked_for_by_id(autojump_clock: trio.tes
         assert page == [{key: data[key] for key in "apqflTmM"} for data in seen[20:70]]
         _, newest, _ = await get(there.server, "/api/v3/aggTrades?symbol=BTCUSDT&limit=1")
         assert newest[0]["a"] >= seen[-1]["a"]
-        _, since, _ = await get(there.server, f"/api/v3/aggTrades?symbol=BTCUSDT&startTime={seen[50]['T']}&endTime={seen[60]['T']}")
-        assert [row["a"] for row in since] == [data["a"] for data in seen if seen[50]["T"] <= data["T"] <= seen[60]["T"]]
+        _, since, _ = await get(
+            there.server, f"/api/v3/aggTrades?symbol=BTCUSDT&startTime={seen[50]['T']}&endTime={seen[60]['T']}"
+        )
+        assert [row["a"] for row in since] == [
+            data["a"] for data in seen if seen[50]["T"] <= data["T"] <= seen[60]["T"]
+        ]
 
 
 async def test_a_ping_of_the_clients_is_answered_with_its_payload() -> None:
@@ -192,7 +198,9 @@ async def test_a_handshake_without_a_key_is_refused() -> None:
     async with serving() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
-            await stream.send_all(b"GET /stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+            await stream.send_all(
+                b"GET /stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+            )
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 400")
 
 

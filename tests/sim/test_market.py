@@ -1,5 +1,6 @@
 """The market behind the exchanges, and that what they publish of it is one story."""
 
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -10,13 +11,14 @@ from collector_trio.sim import CALM, Scenario, SimServer
 from collector_trio.sim.listings import binance_listing, okx_listing, split_symbol
 from collector_trio.sim.market import FEWEST_LEVELS, Listing, Market, spell
 
-from .wire import FAST, Wire, connected, get, okx, serving, subscribe, timeless
+from .wire import FAST, Wire, connected, get, okx, serving, timeless
 
 BTC = ("btcusdt@aggTrade", "btcusdt@trade", "btcusdt@depth@100ms")
 
 
 @pytest.mark.parametrize(
-    "listing", [binance_listing("BTC-USDT"), okx_listing("ETH-USDT"), binance_listing("SHIB-USDT"), okx_listing("X-EUR")]
+    "listing",
+    [binance_listing("BTC-USDT"), okx_listing("ETH-USDT"), binance_listing("SHIB-USDT"), okx_listing("X-EUR")],
 )
 def test_a_book_stays_deep_and_uncrossed_however_long_the_market_walks(listing: Listing) -> None:
     market = Market(listing, Random(5))
@@ -41,13 +43,21 @@ def test_a_book_stays_deep_and_uncrossed_however_long_the_market_walks(listing: 
         (0, 5, None, "0"),
     ],
 )
-def test_numbers_are_spelled_as_the_exchange_spells_them(value: int, digits: int, padded: int | None, text: str) -> None:
+def test_numbers_are_spelled_as_the_exchange_spells_them(
+    value: int, digits: int, padded: int | None, text: str
+) -> None:
     assert spell(value, digits, padded) == text
 
 
 @pytest.mark.parametrize(
     ("native", "symbol"),
-    [("BTCUSDT", "BTC-USDT"), ("ETHFDUSD", "ETH-FDUSD"), ("BUSDTRY", "BUSD-TRY"), ("VETETH", "VET-ETH"), ("BTCUSD", "BTC-USD")],
+    [
+        ("BTCUSDT", "BTC-USDT"),
+        ("ETHFDUSD", "ETH-FDUSD"),
+        ("BUSDTRY", "BUSD-TRY"),
+        ("VETETH", "VET-ETH"),
+        ("BTCUSD", "BTC-USD"),
+    ],
 )
 def test_recorded_names_are_split_at_a_known_quote(native: str, symbol: str) -> None:
     assert split_symbol(native) == symbol
@@ -64,10 +74,10 @@ async def test_binance_ids_chain_on_a_connection_and_go_on_over_a_reconnect() ->
         diffs = [data for data in run if data["e"] == "depthUpdate"]
         trades = [data["t"] for data in run if data["e"] == "trade"]
         aggregates = [data for data in run if data["e"] == "aggTrade"]
-        assert all(after["U"] == before["u"] + 1 for before, after in zip(diffs, diffs[1:], strict=False))
+        assert all(after["U"] == before["u"] + 1 for before, after in pairwise(diffs))
         assert trades == list(range(trades[0], trades[0] + len(trades)))
-        assert all(after["a"] == before["a"] + 1 for before, after in zip(aggregates, aggregates[1:], strict=False))
-        assert all(after["f"] == before["l"] + 1 for before, after in zip(aggregates, aggregates[1:], strict=False))
+        assert all(after["a"] == before["a"] + 1 for before, after in pairwise(aggregates))
+        assert all(after["f"] == before["l"] + 1 for before, after in pairwise(aggregates))
     assert min(data["t"] for data in second if "t" in data) > max(data["t"] for data in first if "t" in data)
 
 
@@ -85,7 +95,9 @@ async def test_two_connections_are_told_the_same() -> None:
         assert [await other.message() for _ in ours[1:]] == ours[1:]
 
 
-async def test_okx_matches_are_numbered_one_by_one_and_aggregates_cover_them(autojump_clock: trio.testing.MockClock) -> None:
+async def test_okx_matches_are_numbered_one_by_one_and_aggregates_cover_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with timeless(FAST) as there:
         business, public = await there.connect("/ws/v5/business"), await there.connect("/ws/v5/public")
         await business.ask(okx("trades-all", "BTC-USDT"))
@@ -96,11 +108,15 @@ async def test_okx_matches_are_numbered_one_by_one_and_aggregates_cover_them(aut
     ids = [int(data[0]["tradeId"]) for data in matches]
     assert ids == list(range(ids[0], ids[0] + 200))
     last = [int(data["tradeId"]) for data in aggregates]
-    assert all(now - int(data["count"]) == before for before, now, data in zip(last, last[1:], aggregates[1:], strict=False))
+    assert all(
+        now - int(data["count"]) == before for before, now, data in zip(last, last[1:], aggregates[1:], strict=False)
+    )
     assert any(data["count"] != "1" for data in aggregates)
 
 
-async def test_okx_books_begin_with_400_levels_and_chain_in_steps_above_one(autojump_clock: trio.testing.MockClock) -> None:
+async def test_okx_books_begin_with_400_levels_and_chain_in_steps_above_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with timeless(FAST) as there:
         wire = await there.connect("/ws/v5/public")
         await wire.ask(okx("books", "BTC-USDT"))
@@ -116,7 +132,9 @@ async def test_okx_books_begin_with_400_levels_and_chain_in_steps_above_one(auto
         seq = data["seqId"]
 
 
-async def test_an_okx_book_from_its_snapshot_and_updates_is_the_true_book(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_okx_book_from_its_snapshot_and_updates_is_the_true_book(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with timeless(FAST) as there:
         wire = await there.connect("/ws/v5/public")
         await wire.ask(okx("books", "BTC-USDT"))
@@ -206,9 +224,11 @@ async def test_the_truth_has_each_frame_in_order_with_its_connection(autojump_cl
         frames = [(await wire.message())["data"] for _ in range(50)]
         rows = list(there.server.truth.rows(channel="trades", conn=1))[:50]
     assert [
-        (str(data["a"]), data["p"], data["q"], "sell" if data["m"] else "buy", data["T"], data["f"], data["l"]) for data in frames
+        (str(data["a"]), data["p"], data["q"], "sell" if data["m"] else "buy", data["T"], data["f"], data["l"])
+        for data in frames
     ] == [
-        (str(row["id"]), row["price"], row["size"], row["side"], row["ts_us"], row["first_id"], row["last_id"]) for row in rows
+        (str(row["id"]), row["price"], row["size"], row["side"], row["ts_us"], row["first_id"], row["last_id"])
+        for row in rows
     ]
 
 

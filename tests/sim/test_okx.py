@@ -5,7 +5,7 @@ import trio
 
 from collector_trio.sim import CALM, Scenario, SimServer
 
-from .wire import CLOSE, TEXT, connected, get, okx, serving, timeless
+from .wire import CLOSE, TEXT, Wire, connected, get, okx, serving, timeless
 
 QUIET = Scenario(symbols=(), quiet_symbols=("ZEN-USDT",))
 
@@ -73,7 +73,9 @@ async def test_a_connection_that_is_told_nothing_is_closed_after_30_s(autojump_c
         assert trio.current_time() == 30
 
 
-async def test_pings_in_words_keep_a_connection_but_protocol_pings_do_not(autojump_clock: trio.testing.MockClock) -> None:
+async def test_pings_in_words_keep_a_connection_but_protocol_pings_do_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with timeless() as there:
         wire = await there.connect("/ws/v5/public")
         for _ in range(10):
@@ -118,16 +120,16 @@ async def test_a_book_without_change_has_a_heartbeat_after_60_s(autojump_clock: 
             assert frame.opcode == TEXT
             if frame.payload == b"pong":
                 continue
-            (row,) = [row for row in there.server.truth.rows(channel="book")][-1:]
+            *_, row = there.server.truth.rows(channel="book")
             assert row["prev_seq"] == seq
             heartbeats += row["last_seq"] == seq and not row["bids"] and not row["asks"]
             seq = row["last_seq"]
 
 
-async def keep_awake(wire: object) -> None:
+async def keep_awake(wire: Wire) -> None:
     while True:
         await trio.sleep(20)
-        await wire.send("ping")  # type: ignore[attr-defined]
+        await wire.send("ping")
 
 
 async def test_subscribing_again_brings_a_new_snapshot(autojump_clock: trio.testing.MockClock) -> None:

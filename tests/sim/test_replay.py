@@ -70,7 +70,7 @@ async def test_nothing_is_sent_until_every_symbol_is_subscribed_and_what_is_miss
         assert await texts(one, 1) == frames[:1]
         assert await texts(other, 1) == frames[1:]
         await server.replay_done.wait()
-    assert said[0] == server.endpoints_toml()
+    assert said[0] == server.endpoints_toml().rstrip()
     assert said[1:] == [
         "replay: binance.spot: waiting until somebody subscribes BTCUSDT, ETHBTC",
         "replay: binance.spot: waiting until somebody subscribes ETHBTC",
@@ -91,7 +91,11 @@ async def test_two_connections_with_one_symbol_share_its_frames_by_kind(tmp_path
 
 
 async def test_okx_frames_find_their_endpoint_and_plain_trades_may_go_to_the_other(tmp_path: Path) -> None:
-    books, matches, trades = OKX % ("books", "BTC-USDT", 1), OKX % ("trades-all", "BTC-USDT", 2), OKX % ("trades", "ETH-USDT", 3)
+    books, matches, trades = (
+        OKX % ("books", "BTC-USDT", 1),
+        OKX % ("trades-all", "BTC-USDT", 2),
+        OKX % ("trades", "ETH-USDT", 3),
+    )
     other = OKX % ("trades", "BTC-USDT", 4)
     async with (
         serving(recordings=recorded(tmp_path / "f.txt", books, matches, trades, other), speed=None) as server,
@@ -181,8 +185,20 @@ def test_cryptofeeds_rows_are_served_where_they_were_received(tmp_path: Path) ->
         {"ts_ns": 2, "conn": "B.ws", "kind": "ws_open", "url": "wss://stream.binance.com", "frame": None},
         {"ts_ns": 3, "conn": "B.ws", "kind": "ws_recv", "url": "wss://stream.binance.com", "frame": TRADE % 1},
         {"ts_ns": 4, "conn": "F.ws", "kind": "ws_recv", "url": "wss://fstream.binance.com", "frame": TRADE % 2},
-        {"ts_ns": 5, "conn": "O.ws", "kind": "ws_recv", "url": "wss://ws.okx.com", "frame": '{"event":"subscribe","arg":{}}'},
-        {"ts_ns": 6, "conn": "O.ws", "kind": "ws_recv", "url": "wss://ws.okx.com", "frame": OKX % ("books", "BTC-USDT-SWAP", 1)},
+        {
+            "ts_ns": 5,
+            "conn": "O.ws",
+            "kind": "ws_recv",
+            "url": "wss://ws.okx.com",
+            "frame": '{"event":"subscribe","arg":{}}',
+        },
+        {
+            "ts_ns": 6,
+            "conn": "O.ws",
+            "kind": "ws_recv",
+            "url": "wss://ws.okx.com",
+            "frame": OKX % ("books", "BTC-USDT-SWAP", 1),
+        },
         {"ts_ns": 7, "conn": "O.ws", "kind": "ws_recv", "url": "wss://ws.okx.com", "frame": "pong"},
     ]
     path = tmp_path / "rows.jsonl.gz"
@@ -212,7 +228,12 @@ def test_a_journal_is_read_in_the_order_of_its_frames(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     folder.mkdir()
     later = opened(1, "binance.spot/1") + batch(4, 30, 1, TRADE % 4)
-    earlier = "#p 1 0 {}\n" + opened(1, "binance.spot/1") + batch(1, 10, 1, TRADE % 1, '{"result":null,"id":1}') + batch(3, 20, 1, DEPTH % 3)
+    earlier = (
+        "#p 1 0 {}\n"
+        + opened(1, "binance.spot/1")
+        + batch(1, 10, 1, TRADE % 1, '{"result":null,"id":1}')
+        + batch(3, 20, 1, DEPTH % 3)
+    )
     (folder / "a.txt").write_text(later + "#t 31 0 {}\n")
     (folder / "b.txt.zst").write_bytes(zstandard.ZstdCompressor().compress(earlier.encode()))
     (recording,) = load_recordings([folder])
@@ -229,7 +250,11 @@ def test_a_journals_escaped_torn_and_foreign_frames_are_understood(tmp_path: Pat
     path = tmp_path / "journal.txt"
     torn = batch(5, 40, 1, TRADE % 5, TRADE % 6)[:-30]
     path.write_text(
-        opened(1, "binance.spot/1") + opened(2, "binance.perp/1") + batch(1, 10, 1, escaped) + batch(2, 20, 2, TRADE % 2) + torn
+        opened(1, "binance.spot/1")
+        + opened(2, "binance.perp/1")
+        + batch(1, 10, 1, escaped)
+        + batch(2, 20, 2, TRADE % 2)
+        + torn
     )
     (recording,) = load_recordings([path])
     assert [frame.text.decode() for frame in recording.frames] == [(TRADE % 1).replace(",", ",\n")]
@@ -292,6 +317,7 @@ async def test_a_real_recording_arrives_whole_and_in_order(name: str) -> None:
         while len(got) < len(expected):
             got += [text for text in await texts(wire, 1) if '"data":' in text]
         assert got == expected
+        await server.replay_done.wait()
         assert [row["frame"] for row in server.truth.rows()] == expected
 
 

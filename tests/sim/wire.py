@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import attrs
 import h11
 import trio
 from trio.testing import memory_stream_pair
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from collector_trio.sim import CALM, Scenario, SimServer, serve
 
@@ -191,6 +192,14 @@ async def get(server: SimServer, target: str, headers: str = "") -> tuple[int, A
                 body += event.data
         await ours.aclose()
     return status, json.loads(body), answer_headers
+
+
+async def closed_with(websocket: WebSocketConnection) -> int:
+    """Read a library's WebSocket to its end; returns the close code it reports."""
+    while websocket.closed is None:
+        with suppress(ConnectionClosed):
+            await websocket.get_message()
+    return int(websocket.closed.code)
 
 
 def subscribe(*names: str, method: str = "SUBSCRIBE", number: int = 1) -> dict[str, Any]:
