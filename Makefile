@@ -20,7 +20,7 @@ demo: setup
 	$(PY) -m collector_trio demo
 
 test: setup
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	$(PY) -m ruff check .

@@ -48,6 +48,14 @@ class _File:
 
 
 @attrs.define
+class _Received:
+    """What was accepted of one session."""
+
+    frames: int = 0
+    bytes: int = 0
+
+
+@attrs.define
 class Journal:
     """What everything received is appended to. Made by `open_journal`."""
 
@@ -62,6 +70,7 @@ class Journal:
     _file: _File | None = None
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
     _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
+    _received: dict[int, _Received] = attrs.field(factory=dict)  # by session, for the next head
     _waiting: deque[tuple[Letter, int, dict[str, Any]]] = attrs.field(factory=lambda: deque(maxlen=MAX_WAITING_NOTES))
     _refused_since_ns: int | None = None
     _room: trio.Event = attrs.field(factory=trio.Event)
@@ -75,6 +84,10 @@ class Journal:
         if not self._write(record):
             return False
         self.numbers.frame += len(frames)
+        received = self._received.get(session)
+        if received is not None:
+            received.frames += len(frames)
+            received.bytes += sum(map(len, frames))
         return True
 
     async def room(self) -> None:
@@ -102,6 +115,8 @@ class Journal:
             self._waiting.append((letter, now, value))
         if current is not None:
             self._current[current] = (letter, value)
+            if letter is Letter.OPENED:
+                self._received[value["session"]] = _Received()
 
     def update(self, current: str, **facts: Any) -> None:
         """Change what the next segment's head will say under `current`."""
@@ -110,7 +125,9 @@ class Journal:
 
     def forget(self, current: str) -> None:
         """Stop repeating."""
-        self._current.pop(current, None)
+        letter, value = self._current.pop(current, (None, {}))
+        if letter is Letter.OPENED:
+            del self._received[value["session"]]
 
     def next_session(self) -> int:
         """Give out a session number."""
@@ -179,9 +196,11 @@ class Journal:
             "next_session": self.numbers.session,
         }
         record = encode_note(Letter.SEGMENT, now_ns, head)
-        record += b"".join(
-            encode_note(letter, now_ns, value | {"again": True}) for letter, value in self._current.values()
-        )
+        for letter, value in self._current.values():
+            again: dict[str, Any] = {"again": True}
+            if letter is Letter.OPENED:  # so that a session's counts are known from its last segment alone
+                again |= attrs.asdict(self._received[value["session"]])
+            record += encode_note(letter, now_ns, value | again)
         if not self._write(record):
             os.close(fd)
             path.unlink()
@@ -201,11 +220,20 @@ class Journal:
         except OSError:
             written = 0
         if written != len(record):
-            os.ftruncate(file.fd, file.size)
             self._refuse(self.clock())
+            self._cut()
             return False
         file.size += written
         self.bytes_written += written
+        return True
+
+    def _cut(self) -> bool:
+        """Cut the running segment back to its last whole record. False while even that fails; nothing may be written."""
+        try:
+            if self._file is not None:
+                os.ftruncate(self._file.fd, self._file.size)
+        except OSError:
+            return False
         return True
 
     def _refuse(self, now_ns: int) -> None:
@@ -216,7 +244,11 @@ class Journal:
     def _try_again(self) -> None:
         since_ns, now_ns = self._refused_since_ns, self.clock()
         refusal = {"since_ns": since_ns, "until_ns": now_ns}
-        if not self._rotate_if_due(now_ns) or not self._write_note(Letter.REFUSAL, now_ns, refusal):
+        if (
+            not self._cut()
+            or not self._rotate_if_due(now_ns)
+            or not self._write_note(Letter.REFUSAL, now_ns, refusal)
+        ):
             return
         while self._waiting:
             letter, ns, value = self._waiting[0]
@@ -227,9 +259,12 @@ class Journal:
         self._room.set()
 
     def seal(self) -> None:
-        """End the running segment for good."""
+        """End the running segment for good. What waits for room is tried once more."""
+        if self._refused_since_ns is not None:
+            self._try_again()
         if self._file is not None:
-            self._write_note(Letter.SEALED, self.clock(), {})
+            if self._cut():
+                self._write_note(Letter.SEALED, self.clock(), {})
             self._full.append(self._file)
             self._file = None
         while self._full:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import zstandard
@@ -15,17 +16,18 @@ def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int,
     """Compress or delete the segments up to number `confirmed`, as `keep` says: seconds, "until stored" or "forever".
 
     Below `min_free_bytes` of free space the oldest go first, whatever `keep` says. What a follower still needs never
-    goes.
+    goes. What somebody else removed, or a disk too full for the copy, is no reason to stop.
     """
     for segment in list_segments(journal_dir(data_dir)):
         if segment.is_open or segment.number > confirmed:
             break
-        age_s = now_s - segment.path.stat().st_mtime
-        expired = keep == "until stored" or (not isinstance(keep, str) and age_s > keep)
-        if expired or shutil.disk_usage(data_dir).free < min_free_bytes:
-            segment.path.unlink()
-        elif segment.path.name.endswith(".log"):
-            _compress(segment)
+        with suppress(FileNotFoundError):
+            age_s = now_s - segment.path.stat().st_mtime
+            expired = keep == "until stored" or (not isinstance(keep, str) and age_s > keep)
+            if expired or shutil.disk_usage(data_dir).free < min_free_bytes:
+                segment.path.unlink()
+            elif segment.path.name.endswith(".log"):
+                _compress(segment)
 
 
 def _compress(segment: Segment) -> None:
@@ -34,7 +36,11 @@ def _compress(segment: Segment) -> None:
     """
     stat = segment.path.stat()
     packed = segment.path.with_name(segment.path.name + ".zst")
-    write_whole(packed, zstandard.ZstdCompressor(level=LEVEL).compress(segment.path.read_bytes()))
+    data = zstandard.ZstdCompressor(level=LEVEL).compress(segment.path.read_bytes())
+    try:
+        write_whole(packed, data)
+    except OSError:
+        return  # the text stays, and is tried again next time
     os.utime(packed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     segment.path.unlink()
     sync_folder(packed.parent)

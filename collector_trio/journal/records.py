@@ -6,11 +6,12 @@ Two kinds of record. A batch is what one read of a socket brought:
     {"stream":"btcusdt@aggTrade","data":{…}}
     {"stream":"btcusdt@depth@100ms","data":{…}}
 
-`bytes` counts everything behind the `#b` line, newlines included, and the crc32 (eight hex digits) covers it. A frame
-that contains a newline, is not UTF-8, or begins with `#` or `\` stands escaped: a `\` first, then the text with `\\`,
-`\n`, `\r` and `\xNN` in it.
+`bytes` counts everything behind the `#b` line, newlines included. The crc32 (eight hex digits) covers the line up to
+itself and then those bytes: a flipped digit in a frame's number or time is damage too. A frame that contains a newline,
+is not UTF-8, or begins with `#` or `\` stands escaped: a `\` first, then the text with `\\`, `\n`, `\r` and `\xNN` in
+it.
 
-A note is what no frame says, one line of JSON with its crc32:
+A note is what no frame says, one line of JSON with the crc32 of everything else in it:
 
     #o 1732365488000000000 5f3a9c01 {"session":17,"stream":"binance.spot/1",…}
 
@@ -21,6 +22,7 @@ next line that is a whole record.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 from zlib import crc32
@@ -84,16 +86,18 @@ def encode_batch(batch: Batch) -> bytes:
     payload = b"\n".join(batch.frames) + b"\n"
     if _needs_escape(payload, len(batch.frames)):
         payload = b"\n".join([_escape(frame) if _is_odd(frame) else frame for frame in batch.frames]) + b"\n"
-    head = b"#b %d %d %d %d %d %08x\n" % (
-        batch.first_frame, batch.received_ns, batch.session, len(batch.frames), len(payload), crc32(payload),
+    head = b"#b %d %d %d %d %d " % (
+        batch.first_frame, batch.received_ns, batch.session, len(batch.frames), len(payload),
     )  # fmt: skip
-    return head + payload
+    return b"%s%08x\n%s" % (head, crc32(payload, crc32(head)), payload)
 
 
 def encode_note(letter: Letter, ns: int, value: dict[str, Any]) -> bytes:
     """Return the record's bytes; `value` must be JSON."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-    return b"#%s %d %08x %s\n" % (letter.encode(), ns, crc32(text), text)
+    # A lone surrogate (an exchange's error text may hold one) has no UTF-8, but `\\udXXX` is JSON and reads back as it.
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+    head = b"#%s %d " % (letter.encode(), ns)
+    return b"%s%08x %s\n" % (head, crc32(text, crc32(head)), text)
 
 
 def read_records(data: bytes, start: int = 0) -> Iterator[Batch | Note | Damage]:
@@ -110,19 +114,10 @@ def read_records(data: bytes, start: int = 0) -> Iterator[Batch | Note | Damage]
             yield record
 
 
-def record_ends(data: bytes) -> int:
-    """Return the offset behind the last whole record that only whole records precede."""
-    position = 0
-    while position < len(data):
-        try:
-            _, position = _read_one(data, position)
-        except ValueError:
-            break
-    return position
-
-
-_HEAD = re.compile(rb"#b (\d{1,19}) (\d{1,19}) (\d{1,19}) (\d{1,9}) (\d{1,12}) ([0-9a-f]{8})")
-_NOTE = re.compile(rb"#([a-z]) (\d{1,19}) ([0-9a-f]{8}) (\{.*\})", re.DOTALL)
+_HEAD = re.compile(rb"(#b (\d{1,19}) (\d{1,19}) (\d{1,19}) (\d{1,9}) (\d{1,12}) )([0-9a-f]{8})")
+_NOTE = re.compile(rb"(#([a-z]) (\d{1,19}) )([0-9a-f]{8}) (\{.*\})", re.DOTALL)
+_NOTE_HEAD = re.compile(rb"#[a-z] \d{1,19} [0-9a-f]{8} ")
+_JSON = json.JSONDecoder()
 
 
 def _read_one(data: bytes, position: int) -> tuple[Batch | Note, int]:
@@ -131,11 +126,11 @@ def _read_one(data: bytes, position: int) -> tuple[Batch | Note, int]:
         raise ValueError("the line has no end")
     line = data[position:end]
     if head := _HEAD.fullmatch(line):
-        first, ns, session, count, size = (int(text) for text in head.groups()[:5])
+        first, ns, session, count, size = (int(text) for text in head.groups()[1:6])
         payload = data[end + 1 : end + 1 + size]
         if len(payload) < size:
             raise ValueError(f"batch of {size} bytes ends after {len(payload)}")
-        if crc32(payload) != int(head[6], 16):
+        if crc32(payload, crc32(head[1])) != int(head[7], 16):
             raise ValueError("batch has another crc32 than its head says")
         frames = payload[:-1].split(b"\n") if count else []
         if len(frames) != count:
@@ -144,26 +139,50 @@ def _read_one(data: bytes, position: int) -> tuple[Batch | Note, int]:
             frames = [_unescape(frame) if frame.startswith(b"\\") else frame for frame in frames]
         return Batch(first, ns, session, frames), end + 1 + size
     if note := _NOTE.fullmatch(line):
-        if crc32(note[4]) != int(note[3], 16):
+        if crc32(note[5], crc32(note[1])) != int(note[4], 16):
             raise ValueError("note has another crc32 than it says")
         try:
-            letter = Letter(note[1].decode())
+            letter = Letter(note[2].decode())
         except ValueError:
-            raise ValueError(f"unknown letter {note[1].decode()!r}") from None
-        return Note(letter, int(note[2]), json.loads(note[4])), end + 1
+            raise ValueError(f"unknown letter {note[2].decode()!r}") from None
+        return Note(letter, int(note[3]), json.loads(note[5])), end + 1
     raise ValueError(f"not a record: {line[:60]!r}")
 
 
 def _next_record(data: bytes, position: int) -> int:
-    """Return the offset of the next whole record behind `position`, or the end."""
-    while (position := data.find(b"\n#", position)) >= 0:
+    """Return the offset of the next whole record behind the damaged one at `position`, or the end.
+
+    Records begin lines. Where the damage is the very newline before it, the next record stands where the damaged one's
+    own head, or the end of its JSON, says.
+    """
+    promised = _promised_end(data, position)
+    if not _is_record(data, promised):
+        promised = len(data)
+    while 0 <= (position := data.find(b"\n#", position)) < promised:
         position += 1
-        try:
-            _read_one(data, position)
-        except ValueError:
-            continue
-        return position
+        if _is_record(data, position):
+            return position
+    return promised
+
+
+def _promised_end(data: bytes, position: int) -> int:
+    """Return where the record at `position` should end, by what can still be read of it."""
+    line = data[position : data.find(b"\n", position)]
+    if head := _HEAD.fullmatch(line):
+        return position + len(line) + 1 + int(head[6])
+    if head := _NOTE_HEAD.match(line):
+        with suppress(ValueError, RecursionError):
+            _, length = _JSON.raw_decode(line[head.end() :].decode("latin-1"))
+            return position + head.end() + length + 1
     return len(data)
+
+
+def _is_record(data: bytes, position: int) -> bool:
+    try:
+        _read_one(data, position)
+    except ValueError:
+        return False
+    return True
 
 
 def _needs_escape(payload: bytes, count: int) -> bool:

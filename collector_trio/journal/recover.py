@@ -4,13 +4,13 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from collector_trio.errors import DataDirInUse
+from collector_trio.errors import CollectorError, DataDirInUse, JournalError
 from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_note, read_records
 from collector_trio.journal.segments import Segment, journal_dir, list_segments, state_dir, sync_folder, write_whole
 
@@ -38,10 +38,15 @@ class Recovered:
 
 @contextmanager
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
-    """Hold `data_dir` for this process. Raises DataDirInUse at once when another collector holds it."""
-    state_dir(data_dir).mkdir(parents=True, exist_ok=True)
-    journal_dir(data_dir).mkdir(exist_ok=True)
-    fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Hold `data_dir` for this process. Raises DataDirInUse at once when another collector holds it, and CollectorError
+    where no folder can be made.
+    """
+    try:
+        state_dir(data_dir).mkdir(parents=True, exist_ok=True)
+        journal_dir(data_dir).mkdir(exist_ok=True)
+        fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CollectorError(f"{data_dir} cannot be recorded into: {error}") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +54,8 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
             holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
             raise DataDirInUse(data_dir, holder or "its process is unknown") from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # for people; a full disk is no reason not to begin
+            os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
@@ -59,23 +65,25 @@ def recover(data_dir: Path) -> Recovered:
     """Seal what the last run left open, and return where to go on. The caller holds the lock.
 
     A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail:
-    a copy of the segment is set aside, and readers skip the damage.
+    a copy of the segment is set aside, and readers skip the damage. A segment without any whole record is set aside.
     """
-    folder = journal_dir(data_dir)
     recovered = Recovered(_load_numbers(data_dir), {}, 0, 0)
-    segments = list_segments(folder)
+    segments = list_segments(journal_dir(data_dir))
+    sealed = [segment for segment in segments if not segment.is_open]
+    for segment in sealed[-1:]:  # what was open at its end, should the last run have died while it began
+        with suppress(JournalError):  # it can be followed, if at all, without us; the numbers are saved
+            _count(segment, segment.read(), recovered)
     for segment in segments:
         if segment.is_open:
             _seal(segment, recovered)
-    if segments and not segments[-1].is_open:
-        _count(segments[-1], segments[-1].read(), recovered)
     save_numbers(data_dir, recovered.numbers)
     return recovered
 
 
 def save_numbers(data_dir: Path, numbers: Numbers) -> None:
-    """Write the numbers down, for the day the segments are gone."""
-    write_whole(state_dir(data_dir) / "numbers.json", json.dumps(attrs.asdict(numbers)).encode())
+    """Write the numbers down, for the day the segments are gone. On a full disk the segments are there to say them."""
+    with suppress(OSError):
+        write_whole(state_dir(data_dir) / "numbers.json", json.dumps(attrs.asdict(numbers)).encode())
 
 
 def _load_numbers(data_dir: Path) -> Numbers:
@@ -89,19 +97,38 @@ def _load_numbers(data_dir: Path) -> Numbers:
 def _seal(segment: Segment, recovered: Recovered) -> None:
     data = segment.read()
     end, sealed, damaged = _count(segment, data, recovered)
-    if damaged:
-        segment.path.with_suffix(".damaged").write_bytes(data)
     recovered.truncated_bytes += len(data) - end
+    aside = segment.path.with_suffix(".damaged")
+    if end == 0:
+        if data:
+            segment.path.rename(aside)
+        else:
+            segment.path.unlink()
+        sync_folder(aside.parent)
+        return
+    if damaged:
+        with suppress(OSError):  # the damage itself stays in the segment; the copy is for people
+            write_whole(aside, data)
     fd = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.ftruncate(fd, end)
         if not sealed:
-            os.pwrite(fd, encode_note(Letter.SEALED, recovered.last_ns, {"recovered": True}), end)
+            _write_or_leave(fd, encode_note(Letter.SEALED, recovered.last_ns, {"recovered": True}), end)
         os.fdatasync(fd)
     finally:
         os.close(fd)
     segment.path.rename(segment.path.with_suffix(".log"))
     sync_folder(segment.path.parent)
+
+
+def _write_or_leave(fd: int, record: bytes, end: int) -> None:
+    """Write `record` at the end of a file, or, on a full disk, nothing."""
+    try:
+        written = os.pwrite(fd, record, end)
+    except OSError:
+        written = 0
+    if written != len(record):
+        os.ftruncate(fd, end)
 
 
 def _count(segment: Segment, data: bytes, recovered: Recovered) -> tuple[int, bool, bool]:

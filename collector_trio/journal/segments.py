@@ -4,6 +4,8 @@
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,14 +30,15 @@ class Segment:
         return self.path.name.endswith(".open")
 
     def read(self) -> bytes:
-        """Return the text. Raises JournalError for a damaged zstd frame, FileNotFoundError when it is gone."""
-        data = self.path.read_bytes()
-        if not self.path.name.endswith(".zst"):
-            return data
-        try:
-            return zstandard.ZstdDecompressor().stream_reader(data).read()
-        except zstandard.ZstdError as error:
-            raise JournalError(self.path, 0, str(error)) from None
+        """Return the text, also when it was sealed or compressed since it was listed.
+
+        Raises JournalError for zstd that is damaged or cut short, FileNotFoundError when it is gone.
+        """
+        for path in _names_in_life(self.path):
+            with suppress(FileNotFoundError):
+                data = path.read_bytes()
+                return _unpack(path, data) if path.name.endswith(".zst") else data
+        raise FileNotFoundError(f"{self.path} is gone")
 
 
 def journal_dir(data_dir: Path) -> Path:
@@ -54,18 +57,54 @@ def segment_path(folder: Path, number: int, opened_ns: int) -> Path:
     return folder / f"{number:012d}-{opened:%Y%m%dT%H%M%SZ}.open"
 
 
+def _names_in_life(path: Path) -> Iterator[Path]:
+    """Yield `path` and the names it may bear later. In this order: who looks in it cannot be overtaken by a rename."""
+    yield path
+    if path.name.endswith(".open"):
+        yield path.with_suffix(".log")
+        yield path.with_suffix(".log.zst")
+    elif path.name.endswith(".log"):
+        yield path.with_name(path.name + ".zst")
+
+
+def _unpack(path: Path, data: bytes) -> bytes:
+    """Decompress every zstd frame of a file: a journal may have been packed with `zstd`, or be several in one."""
+    parts = []
+    while data:
+        unpacker = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            parts.append(unpacker.decompress(data))
+        except zstandard.ZstdError as error:
+            raise JournalError(path, sum(map(len, parts)), str(error)) from None
+        if not unpacker.eof:
+            raise JournalError(path, sum(map(len, parts)), "the zstd frame is cut short")
+        data = unpacker.unused_data
+    return b"".join(parts)
+
+
 def list_segments(folder: Path) -> list[Segment]:
     """List the segments in order; of a number that is there twice (compressed just now) the uncompressed one."""
     found: dict[int, Segment] = {}
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-    for name in names:
+    for name in sorted(_listed(folder)):
         number, dash, rest = name.partition("-")
         if number.isdecimal() and dash and rest.endswith(SUFFIXES):
             found.setdefault(int(number), Segment(int(number), folder / name))
     return [found[number] for number in sorted(found)]
+
+
+def _listed(folder: Path) -> set[str]:
+    """List the names in `folder`, again until two lists agree: a file that is renamed meanwhile may be in neither half
+    of a list that the kernel gives in pieces.
+    """
+    before = None
+    while True:
+        try:
+            names = set(os.listdir(folder))
+        except FileNotFoundError:
+            return set()
+        if names == before:
+            return names
+        before = names
 
 
 def one_segment(path: Path) -> Segment:
@@ -86,9 +125,13 @@ def sync_folder(folder: Path) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader, or a crash, finds the old or the new content and never a part."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk what it holds may be what is missing elsewhere
+        raise
     sync_folder(path.parent)

@@ -39,7 +39,7 @@ async def test_rows_after_a_replay_are_the_recording_and_its_final_book_is_the_o
     async with recording(
         tmp_path, serve_with=serve_with, symbols=("BTC-USDT",), exchanges=("binance",), segment="60s"
     ) as running:
-        await running.server.replay_done.wait()
+        await running.until(running.server.replay_done.is_set, "the replay is done")
         await running.until(lambda: running.frames() >= len(data), "all recorded frames are received")
 
     found = rows(tmp_path, "trades", "id, price, size, side, epoch_ms(ts)", "id")

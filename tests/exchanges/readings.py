@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,8 @@ def same_levels(row: Row, side: str, levels: Sequence[Sequence[str]]) -> bool:
 
 
 def _same(value: float, text: str) -> bool:
-    """Compare as decimals; by the spelling first, which is the cheap way."""
-    spelled = text.rstrip("0").rstrip(".") if "." in text else text
-    return repr(value).removesuffix(".0") == spelled or Decimal(repr(value)) == Decimal(text)
+    """Compare as decimals; of up to 15 digits float64 keeps each, so equal floats are equal decimals."""
+    return value == float(text) and (len(text) <= 15 or Decimal(repr(value)) == Decimal(text))
 
 
 # The independent reading
@@ -235,7 +235,7 @@ def bridged(rows: Iterable[Row], last_update_id: int, *, futures: bool) -> list[
     if kept:
         first = kept[0]
         assert first["prev_seq"] <= last_update_id <= first["last_seq"], "the snapshot and the changes do not meet"
-    for before, after in zip(kept, kept[1:], strict=False):
+    for before, after in pairwise(kept):
         assert after["prev_seq"] == before["last_seq"], f"{before['last_seq']} is not followed by {after['prev_seq']}"
     return kept
 

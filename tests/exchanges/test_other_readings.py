@@ -1,4 +1,4 @@
-"""Where other programs say what a frame means, ours agrees, or the disagreement stands here (and in disagreements.md)."""
+"""Where other programs say what a frame means, ours agrees, or the disagreement stands here (and in the document)."""
 
 import json
 import math
@@ -27,12 +27,12 @@ class Disagreement:
 
 
 GENERATED = "no exchange sent it: tardis makes these frames from REST answers when it records"
-BUFFERED = "tardis holds changes back until it has a snapshot; we store each as published, synchronisation comes after"
+BUFFERED = "tardis holds changes back until it has a snapshot; we store each as published"
 V3 = "a frame of API v3, not v5"
 OLD_API = "OKX switched API v3 off; nothing that can be subscribed to today looks like this"
 
-# By exchange and index of tardis-node's mapper tests. Frames that we do not record and tardis maps to types that we have
-# no table for are no disagreements.
+# By exchange and index of tardis-node's mapper tests. What tardis maps to types that we do not record yet (tickers,
+# liquidations) is no disagreement.
 TARDIS = {
     ("binance", 5): Disagreement("ignored channel not recorded: depthSnapshot", GENERATED),
     ("binance", 7): Disagreement("rows", BUFFERED),
@@ -54,11 +54,12 @@ TARDIS = {
 }
 
 
-def tardis_pairs() -> Iterator[Any]:
-    for exchange in ("binance", "binance-futures", "okex", "okex-futures"):
-        if SHARED.exists():
-            for pair in jsonl(SHARED / "tardis-node" / f"{exchange}.pairs.jsonl"):
-                yield pytest.param(exchange, pair, id=f"{exchange}-{pair['index']}")
+def tardis_pairs() -> list[Any]:
+    return [
+        pytest.param(exchange, pair, id=f"{exchange}-{pair['index']}")
+        for exchange in ("binance", "binance-futures", "okex", "okex-futures")
+        for pair in jsonl(SHARED / "tardis-node" / f"{exchange}.pairs.jsonl")
+    ]
 
 
 def summary(folded: Folded) -> str:
@@ -74,7 +75,7 @@ def levels(row: Row, side: str) -> list[tuple[float, float]]:
     return list(zip(row[f"{side}_price"], row[f"{side}_size"], strict=True))
 
 
-@pytest.mark.parametrize(("exchange", "pair"), tardis_pairs())
+@pytest.mark.parametrize(("exchange", "pair"), tardis_pairs() if SHARED.exists() else [])
 def test_tardis_reads_it_so(exchange: str, pair: Any) -> None:
     folded = fold("okx" if exchange.startswith("ok") else "binance", [json.dumps(pair["input"]).encode()])
     expected = [row for row in pair["expected"] if row["type"] in ("trade", "book_change")]
@@ -103,7 +104,6 @@ def same_as_tardis(row: Row, reading: Any) -> bool:
 
 PUSH_TIME = "their time of a Binance message is E, when it was sent; a trade's is T, when it was matched"
 OPTION_CONTRACT = "they take an option's contract for 1 BTC; OKX says ctVal 1 x ctMult 0.1 (0.01 since), so do we"
-WHOLE_BOOK = "a partial or REST book, not a change of one: they read it, we do not record it"
 
 # By file, module and test: the fields that differ, each with its reason.
 PARSER: dict[tuple[str, str, str], dict[str, str]] = {
@@ -133,11 +133,12 @@ NOT_RECORDED = {
 }
 
 
-def parser_tests() -> Iterator[Any]:
-    for name in ("binance", "okx", "okx_v3"):
-        if SHARED.exists():
-            for case in jsonl(SHARED / "crypto-msg-parser" / f"{name}.jsonl"):
-                yield pytest.param(name, case, id=f"{name}-{case['module']}-{case['test']}")
+def parser_tests() -> list[Any]:
+    return [
+        pytest.param(name, case, id=f"{name}-{case['module']}-{case['test']}")
+        for name in ("binance", "okx", "okx_v3")
+        for case in jsonl(SHARED / "crypto-msg-parser" / f"{name}.jsonl")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def instruments() -> list[Instrument]:
     return found
 
 
-@pytest.mark.parametrize(("name", "case"), parser_tests())
+@pytest.mark.parametrize(("name", "case"), parser_tests() if SHARED.exists() else [])
 def test_crypto_msg_parser_reads_it_so(name: str, case: Any, instruments: list[Instrument]) -> None:
     for frame in case["frames"]:
         folded = fold(name.partition("_")[0], [frame.encode()], instruments, market="perp")
@@ -404,5 +405,5 @@ def test_every_other_frame_is_read_as_plain_json_reads_it_or_rejected_for_a_list
 def test_the_document_lists_every_disagreement() -> None:
     text = " ".join((Path(__file__).parents[2] / "docs" / "disagreements.md").read_text().replace("`", "").split())
     reasons = {disagreement.why for disagreement in (*TARDIS.values(), *BARTER_DISAGREEMENTS.values())}
-    reasons |= {why for fields in PARSER.values() for why in fields.values()} | {WHOLE_BOOK}
+    reasons |= {why for fields in PARSER.values() for why in fields.values()}
     assert [why for why in sorted(reasons) if why.replace("`", "") not in text] == []

@@ -98,6 +98,7 @@ def test_rows_are_what_plain_json_reads(recording: Recording) -> None:
     expected = [
         (number, row)
         for number, frame in enumerate(recording.frames, 1)
+        if b'@bookTicker"' not in frame  # two of three frames, and none of them is a row
         for row in read_plainly(recording.exchange, frame)
     ]
     ours: dict[str, Iterator[Row]] = {"trades": iter(recording.folded.trades), "book": iter(recording.folded.book)}
@@ -140,8 +141,8 @@ def test_counts_and_ids_are_those_of_the_facts(recording: Recording, facts: dict
             assert rows[-1]["last_seq"] == book["last_u"]
 
 
-# cryptofeed's own expectations (shared/data/README.md): L2_BOOK callbacks and trades. A Binance snapshot is one callback
-# and the changes it already holds are none; an OKX update without levels is one.
+# cryptofeed's own expectations (shared/data/README.md): L2_BOOK callbacks and trades. A Binance snapshot is one
+# callback and the changes it already holds are none; an OKX update without levels is one.
 @pytest.mark.parametrize(
     ("name", "books", "trades"),
     [
