@@ -15,6 +15,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from collector_trio.commands import COMMANDS
@@ -151,7 +152,8 @@ def test_duckdb_polars_pandas_and_pyarrow_read_the_files_with_default_calls(
         frame = pd.read_parquet(folder)
         assert len(frame) == counted[0]
         assert {"exchange", "market", "date", "hour"} <= set(frame.columns)
-        assert ds.dataset(folder, partitioning="hive").to_table().num_rows == counted[0]
+        assert ds.dataset(folder).to_table().num_rows == counted[0]
+        assert pq.read_table(folder).num_rows == counted[0]
 
 
 @with_demo
