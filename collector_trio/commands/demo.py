@@ -1,6 +1,7 @@
 """`demo`: the same job as `run`, against simulated exchanges."""
 
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def demo(for_s: float, data_dir: Path, seed: int, as_json: bool) -> None:
     if not as_json:
         click.echo("\nLook at what was recorded:")
         click.echo(
-            f'  python -m collector_trio sql --data-dir {data_dir} "SELECT exchange, symbol, count(*) AS trades, '
+            f'  {_python()} -m collector_trio sql --data-dir {data_dir} "SELECT exchange, symbol, count(*) AS trades, '
             'avg(price) AS mean_price FROM trades GROUP BY ALL ORDER BY ALL"'
         )
 
@@ -81,6 +82,12 @@ async def _record(data_dir: Path, for_s: float, seed: int) -> tuple[Config, app.
         report = await app.run(config, for_s=for_s)
         nursery.cancel_scope.cancel()
     return config, report
+
+
+def _python() -> str:
+    """Spell this interpreter so that the line works when pasted here."""
+    python = Path(sys.executable)
+    return str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)
 
 
 def _quoted(path: Path) -> str:

@@ -9,6 +9,7 @@ import click
 import structlog
 
 from collector_trio.commands.options import data_dir_option
+from collector_trio.errors import CollectorError
 from collector_trio.ops.log import LEVELS, set_up_logging
 
 LOOK_EVERY_S = 1.0  # when nobody says that a segment was sealed
@@ -25,28 +26,32 @@ def follow(data_dir: Path, log_form: str, log_level: str) -> None:
     `run` starts this by itself. Alone it stores what a stopped or running collector has sealed; at the end of its input
     (at once with `< /dev/null`, or on Ctrl-D) it finishes and exits.
     """
+    if not data_dir.is_dir():
+        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector records into")
     from collector_trio.followers.cursor import lock_cursor
     from collector_trio.followers.tables import prepare, store_sealed
 
     set_up_logging(log_form, log_level)
     log = structlog.get_logger().bind(follower="tables")
     os.nice(NICENESS)
-    open_ended = True
-    held = False
-    while not held:
+    waiting = False
+    while True:
         with lock_cursor(data_dir) as held:
             if held:
+                ended = False
                 prepare(data_dir)
                 while True:
-                    stored = store_sealed(data_dir)
+                    stored = store_sealed(data_dir, log)
                     if stored:
                         log.debug("stored", segments=stored)
-                    if not open_ended:
+                    if ended:
                         return
-                    open_ended = _input_goes_on()
-        log.warning("another follower holds the cursor; waiting")
+                    ended = not _input_goes_on()
+        if not waiting:
+            log.warning("another follower holds the cursor; waiting")
+            waiting = True
         if not _input_goes_on():
-            raise SystemExit(1)
+            raise CollectorError(f"{data_dir}: another follower holds the cursor to the end; nothing was done")
 
 
 def _input_goes_on() -> bool:

@@ -25,8 +25,6 @@ from collector_trio.followers.reading import query
 @json_option
 def sql(statement: str, data_dir: Path, as_json: bool) -> None:
     """Run one DuckDB statement; there is one view per table, the running segment included."""
-    if not data_dir.is_dir():
-        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
     try:
         names, rows = query(data_dir, statement)
     except duckdb.Error as error:
@@ -35,7 +33,7 @@ def sql(statement: str, data_dir: Path, as_json: bool) -> None:
         json.dump([dict(zip(names, row, strict=True)) for row in rows], sys.stdout, default=_plain)
         click.echo()
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 10_000
     table = Table(*names, box=None, pad_edge=False)

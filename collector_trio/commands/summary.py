@@ -12,7 +12,6 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from collector_trio.commands.options import data_dir_option, json_option
-from collector_trio.errors import CollectorError
 from collector_trio.followers.summary import Summary, summarize
 
 
@@ -40,8 +39,6 @@ class Instant(click.ParamType[int]):
 @json_option
 def summary(data_dir: Path, since_ns: int, as_json: bool) -> None:
     """Show what has been recorded: rows, times, coverage and size per table and instrument."""
-    if not data_dir.is_dir():
-        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
     found = summarize(data_dir, since_ns)
     if as_json:
         json.dump({"data_dir": str(data_dir), **found.document()}, sys.stdout)
@@ -52,7 +49,7 @@ def summary(data_dir: Path, since_ns: int, as_json: bool) -> None:
 
 def print_summary(found: Summary) -> None:
     """Print the tables and the frame equation for people."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120
     rows = Table("table", "exchange", "market", "symbol", box=None, pad_edge=False)

@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from collector_trio.streams.supervisor import backoff
 
 HEALTHY_S = 60.0
+KILL_S = 1.0  # SIGKILL: the kernel does not make us wait for long, unless the disk hangs
 TELL_S = 5.0  # a child that does not read for so long is busy with a segment, and will look for more anyway
 
 
@@ -52,9 +53,12 @@ class FollowerChild:
     ) -> None:
         """Keep the child running until `stop`; then let it finish for at most `finish_s` seconds and return."""
         delays = backoff(random_)
-        while not stop.is_set():
+        while True:  # once more after a stop that came while it was down: what is sealed wants to be stored
             started = trio.current_time()
-            code = await self._run_once(bell, stop, finish_s)
+            try:
+                code = await self._run_once(bell, stop, finish_s)
+            except OSError as error:  # no process could be had
+                code = error.errno
             if stop.is_set():
                 break
             self.restarts += 1
@@ -84,11 +88,11 @@ class FollowerChild:
             return process.returncode
         finally:
             self.pid = None
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(KILL_S, shield=True):
                 await process.stdin.aclose()
                 if process.returncode is None:
                     process.kill()
-                    await process.wait()  # SIGKILL: the kernel does not make us wait for long
+                    await process.wait()
 
     async def _tell(self, stdin: trio.abc.SendStream, bell: Bell) -> None:
         while True:

@@ -30,7 +30,7 @@ def publish(data_dir: Path, segment: int, tables: Mapping[Place, pa.Table], ns: 
         built = part / "-".join(place)
         _write(built, place[0], rows)
         target = place_path(data_dir, place, segment, ns)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         built.rename(target)
         sync_folder(target.parent)
     part.rmdir()
@@ -46,6 +46,14 @@ def place_path(data_dir: Path, place: Place, segment: int, ns: int) -> Path:
         data_dir / table / f"exchange={exchange}" / f"market={market}" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
     )
     return folder / f"{table}-{segment:012d}.parquet"
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and the folders it is in, so that a power cut takes none of them back."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def clear_leftovers(data_dir: Path) -> None:

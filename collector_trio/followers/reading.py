@@ -1,63 +1,105 @@
 """What has been recorded, as DuckDB views: the Parquet files that are whole, and the segments no follower has stored
 yet.
 
-Which is which the cursor says, read once: a file of a later segment is left out, and its segment is folded here
-instead, so no row is seen twice while a follower publishes. A segment or file that vanishes under us (stored,
-compressed) means that the picture has changed: look again.
+Which is which the cursor says: a segment behind it is folded here, and a file of the same number is left out, so no row
+is seen twice while a follower publishes, and none is missed. A file that vanishes under us means that the picture has
+changed: look again.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import attrs
 import duckdb
 import pyarrow as pa
 
+from collector_trio.errors import CollectorError
 from collector_trio.followers.columns import SCHEMAS
 from collector_trio.followers.cursor import load_cursor, segments_behind
 from collector_trio.followers.tables import fold_segment
+from collector_trio.journal.segments import Segment
 from collector_trio.tables import TABLES
 
 ATTEMPTS = 5
 _NUMBER = re.compile(r"-(\d{12})\.parquet$")
+_Result = TypeVar("_Result")
 
 
-def open_views(data_dir: Path) -> duckdb.DuckDBPyConnection:
-    """Return a DuckDB connection with one view per table, times in UTC; empty tables are empty views.
+@attrs.frozen
+class Picture:
+    """What there was at one moment: per table the files of segments that are stored, and the segments that are not."""
 
-    Raises FileNotFoundError where `data_dir` is no folder.
-    """
-    if not data_dir.is_dir():
-        raise FileNotFoundError(f"{data_dir} is not a folder")
-    cursor = load_cursor(data_dir).segment
+    files: dict[str, list[Path]]
+    unstored: list[Segment]
+
+
+def look(data_dir: Path) -> Picture:
+    """Take stock of a data dir."""
+    while True:
+        cursor = load_cursor(data_dir).segment
+        unstored = segments_behind(data_dir, cursor)
+        if load_cursor(data_dir).segment == cursor:
+            break  # else one we did not see may have been stored, and deleted, before we looked
+    # Files of a later segment than we know of came after our look. Where nothing but tables was kept, all of them count.
+    newest = max([cursor, *(segment.number for segment in unstored)]) or None
+    folded = {segment.number for segment in unstored}
+    files: dict[str, list[Path]] = {name: [] for name in TABLES}
+    for name in TABLES:
+        for path in sorted((data_dir / name).glob("**/*.parquet")):
+            if found := _NUMBER.search(path.name):
+                number = int(found[1])
+                if number not in folded and (newest is None or number <= newest):
+                    files[name].append(path)
+    return Picture(files, unstored)
+
+
+def open_views(picture: Picture) -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB connection with one view per table, times in UTC; empty tables are empty views."""
+    fresh = _unstored_rows(picture.unstored)
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
-    fresh = _unstored_rows(data_dir, cursor)
     for name in TABLES:
         connection.register(f"_fresh_{name}", fresh.get(name, SCHEMAS[name].empty_table()))
-        stored = [str(path) for path in stored_files(data_dir, name, cursor)]
         columns = ", ".join(f'"{column}"' for column in TABLES[name].columns)
         view = f"SELECT {columns} FROM _fresh_{name}"
-        if stored:
-            files = ", ".join("'" + path.replace("'", "''") + "'" for path in stored)
+        if picture.files[name]:
+            files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in picture.files[name])
             view += f" UNION ALL BY NAME SELECT {columns} FROM read_parquet([{files}], hive_partitioning = false)"
         connection.execute(f'CREATE VIEW "{name}" AS {view}')
     return connection
 
 
-def stored_files(data_dir: Path, table: str, up_to: int) -> list[Path]:
-    """List the files of `table` that hold segments up to number `up_to`."""
-    files = sorted((data_dir / table).glob("**/*.parquet"))
-    return [path for path in files if (found := _NUMBER.search(path.name)) and int(found[1]) <= up_to]
-
-
-def _unstored_rows(data_dir: Path, cursor: int) -> dict[str, pa.Table]:
+def _unstored_rows(segments: list[Segment]) -> dict[str, pa.Table]:
     rows: dict[str, list[pa.Table]] = {}
-    for segment in segments_behind(data_dir, cursor):
-        fold = fold_segment(segment, segment.number)
+    for segment in segments:
+        fold, _ = fold_segment(segment, segment.number)
         for (table, _, _), found in fold.take().items():
             rows.setdefault(table, []).append(found.unify_dictionaries())
     return {table: pa.concat_tables(found).unify_dictionaries() for table, found in rows.items()}
+
+
+def with_views(data_dir: Path, work: Callable[[duckdb.DuckDBPyConnection, Picture], _Result]) -> _Result:
+    """Return what `work` makes of the views of one picture; when a file vanishes under it, of the next picture.
+
+    Raises CollectorError where `data_dir` is no folder, or its files do not stay for long enough, and duckdb.Error.
+    """
+    if not data_dir.is_dir():
+        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
+    for _ in range(ATTEMPTS):
+        picture = look(data_dir)
+        try:
+            with open_views(picture) as views:
+                return work(views, picture)
+        except FileNotFoundError as error:
+            vanished = error
+        except duckdb.IOException as error:
+            gone = [path for files in picture.files.values() for path in files if not path.exists()]
+            if not gone:
+                raise
+            vanished = FileNotFoundError(f"{gone[0]}: {error}")
+    raise CollectorError(f"{data_dir} changes faster than it can be read: {vanished}")
 
 
 def fetch(
@@ -73,12 +115,5 @@ def fetch(
 
 
 def query(data_dir: Path, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Run one statement over the views; return column names and rows. Raises duckdb.Error."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with open_views(data_dir) as connection:
-                return fetch(connection, statement)
-        except (FileNotFoundError, duckdb.IOException):
-            if attempt == ATTEMPTS or not data_dir.is_dir():
-                raise
-    raise AssertionError("the last attempt returns or raises")
+    """Run one statement over the views; return column names and rows. Raises CollectorError and duckdb.Error."""
+    return with_views(data_dir, lambda views, _: fetch(views, statement))

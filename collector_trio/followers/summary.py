@@ -8,17 +8,17 @@ from typing import Any
 import attrs
 import duckdb
 
-from collector_trio.followers.cursor import load_cursor
-from collector_trio.followers.reading import fetch, open_views, stored_files
+from collector_trio.followers.reading import Picture, fetch, with_views
 
 DATA_TABLES = ("trades", "book", "book_snapshots")
 
 
 @attrs.frozen
 class TableSummary:
-    """One table of one instrument. Times are ISO 8601; `coverage` is the share in percent of what the exchange's own
-    numbers say was published between first and last row, None where they say nothing; `bytes` is the Parquet files'
-    part.
+    """One table of one instrument, times in ISO 8601.
+
+    `coverage` is in percent, by the exchange's own numbers: of trades the share of the ids between first and last, of
+    books the share of the time in which each change continued the one before. `bytes` is its part of the files.
     """
 
     table: str
@@ -76,23 +76,25 @@ class Summary:
 
 def summarize(data_dir: Path, since_ns: int = 0) -> Summary:
     """Count what was received at `since_ns` (nanoseconds since the epoch) or later."""
-    with open_views(data_dir) as views:
-        return Summary(_tables(views, data_dir, since_ns), _sessions(views, since_ns), _frames(views, since_ns))
+
+    def count(views: duckdb.DuckDBPyConnection, picture: Picture) -> Summary:
+        return Summary(_tables(views, picture, since_ns), _sessions(views, since_ns), _frames(views, since_ns))
+
+    return with_views(data_dir, count)
 
 
 _TRADE_COVERAGE = "100.0 * count(DISTINCT id) / (max(id) - min(id) + 1)"
-# A change is covered when the one before it is there. The first needs none; a later snapshot says that something was
-# missed.
+# The time between two changes is covered when the second continues the first; a later snapshot says that it does not.
 _CHAINED = """
-    SELECT *, prev_seq IS NULL OR before IS NULL OR prev_seq = before AS chained FROM (
-        SELECT *, lag(last_seq) OVER (PARTITION BY exchange, market, symbol ORDER BY frame) AS before FROM book
+    SELECT *, CASE WHEN before IS NULL OR prev_seq = before THEN 0 ELSE recv_ns - before_ns END AS uncovered_ns FROM (
+        SELECT *, lag(last_seq) OVER chain AS before, lag(recv_ns) OVER chain AS before_ns FROM book
+        WINDOW chain AS (PARTITION BY exchange, market, symbol ORDER BY frame)
     )
 """
-_BOOK_COVERAGE = "100.0 * count(*) FILTER (chained) / count(*)"
+_BOOK_COVERAGE = "100.0 * (1 - sum(uncovered_ns)::DOUBLE / greatest(1, max(recv_ns) - min(recv_ns)))"
 
 
-def _tables(views: duckdb.DuckDBPyConnection, data_dir: Path, since_ns: int) -> tuple[TableSummary, ...]:
-    cursor = load_cursor(data_dir).segment
+def _tables(views: duckdb.DuckDBPyConnection, picture: Picture, since_ns: int) -> tuple[TableSummary, ...]:
     found = []
     for name in DATA_TABLES:
         source = f"({_CHAINED})" if name == "book" else name
@@ -104,7 +106,7 @@ def _tables(views: duckdb.DuckDBPyConnection, data_dir: Path, since_ns: int) -> 
             [since_ns],
         )
         sizes: Counter[tuple[str, str]] = Counter()
-        for path in stored_files(data_dir, name, cursor):
+        for path in picture.files[name]:
             keys = dict(part.split("=", 1) for part in path.parts if "=" in part)
             if path.stat().st_mtime_ns >= since_ns:
                 sizes[keys["exchange"], keys["market"]] += path.stat().st_size

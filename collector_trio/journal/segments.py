@@ -15,6 +15,7 @@ import zstandard
 from collector_trio.errors import JournalError
 
 SUFFIXES = (".open", ".log", ".log.zst")
+FIRST_LINE_BYTES = 65_536
 
 
 @attrs.frozen
@@ -55,6 +56,20 @@ def segment_path(folder: Path, number: int, opened_ns: int) -> Path:
     """Return the path of a segment while it is written."""
     opened = datetime.fromtimestamp(opened_ns // 1_000_000_000, UTC)
     return folder / f"{number:012d}-{opened:%Y%m%dT%H%M%SZ}.open"
+
+
+def first_line(segment: Segment) -> bytes:
+    """Return a segment's first line, which no other segment of any journal has: its `#j`, with number and time. Raises
+    JournalError.
+    """
+    with segment.path.open("rb") as file:
+        if not segment.path.name.endswith(".zst"):
+            return file.readline(FIRST_LINE_BYTES)
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(file) as unpacked:
+                return unpacked.read(FIRST_LINE_BYTES).partition(b"\n")[0] + b"\n"
+        except zstandard.ZstdError as error:
+            raise JournalError(segment.path, 0, str(error)) from None
 
 
 def _names_in_life(path: Path) -> Iterator[Path]:

@@ -90,7 +90,7 @@ def fold(
     folding.feed_frames(exchange, market, list(frames), None, 1, 0)
     tables: dict[str, list[Row]] = {"trades": [], "book": [], "rejects": []}
     for (table, _, _), rows in folding.take().items():
-        names = rows.column_names
+        names = [name for name in rows.column_names if name != "recv"]
         columns = [rows.column(name).cast("int64") if name == "ts" else rows.column(name) for name in names]
         values = zip(*(column.to_pylist() for column in columns), strict=True)
         tables[table] += [dict(zip(names, row, strict=True)) for row in values]
