@@ -94,9 +94,8 @@ def _claim(data_dir: Path, segments: Iterable[Segment]) -> list[tuple[int, Segme
         number = said or segment.number or place
         text = head.decode("utf-8", "backslashreplace")
         if claims.setdefault(str(number), text) != text:
-            raise CollectorError(
-                f"{segment.path}: {data_dir} holds another journal's segment {number}; replay it into a folder of its own"
-            )
+            held = f"{data_dir} holds another journal's segment {number}"
+            raise CollectorError(f"{segment.path}: {held}; replay it into a folder of its own")
         numbered.append((number, segment))
     write_whole(path, json.dumps(claims).encode())
     return numbered

@@ -42,7 +42,7 @@ def look(data_dir: Path) -> Picture:
         unstored = segments_behind(data_dir, cursor)
         if load_cursor(data_dir).segment == cursor:
             break  # else one we did not see may have been stored, and deleted, before we looked
-    # Files of a later segment than we know of came after our look. Where nothing but tables was kept, all of them count.
+    # Files of a later segment than we know of came after our look. Where nothing but tables was kept, all count.
     newest = max([cursor, *(segment.number for segment in unstored)]) or None
     folded = {segment.number for segment in unstored}
     files: dict[str, list[Path]] = {name: [] for name in TABLES}

@@ -228,7 +228,7 @@ class Journal:
         return True
 
     def _cut(self) -> bool:
-        """Cut the running segment back to its last whole record. False while even that fails; nothing may be written."""
+        """Cut the running segment back to its last whole record. False while even that fails: write nothing then."""
         try:
             if self._file is not None:
                 os.ftruncate(self._file.fd, self._file.size)
@@ -244,11 +244,7 @@ class Journal:
     def _try_again(self) -> None:
         since_ns, now_ns = self._refused_since_ns, self.clock()
         refusal = {"since_ns": since_ns, "until_ns": now_ns}
-        if (
-            not self._cut()
-            or not self._rotate_if_due(now_ns)
-            or not self._write_note(Letter.REFUSAL, now_ns, refusal)
-        ):
+        if not self._cut() or not self._rotate_if_due(now_ns) or not self._write_note(Letter.REFUSAL, now_ns, refusal):
             return
         while self._waiting:
             letter, ns, value = self._waiting[0]
