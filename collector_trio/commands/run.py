@@ -12,7 +12,8 @@ from collector_trio.commands.options import Duration, config_option, json_option
 from collector_trio.config import Config
 from collector_trio.ops.log import set_up_logging
 
-# After a longer run the files are not read through at the end, when a supervisor waits: `summary` does that at leisure.
+# After a longer run, or with frames left to store, the files are not read through at the end, when a supervisor waits:
+# `summary` does that at leisure.
 SUMMARIZE_UP_TO_S = 900.0
 
 
@@ -50,7 +51,8 @@ def print_report(config: Config, report: app.Report, as_json: bool) -> None:
         }
         for stream in report.streams
     ]
-    summary = summarize(data_dir, report.started_ns) if seconds <= SUMMARIZE_UP_TO_S else None
+    stored = seconds <= SUMMARIZE_UP_TO_S and not report.frames_left
+    summary = summarize(data_dir, report.started_ns) if stored else None
     if as_json:
         document = {
             "data_dir": str(data_dir),

@@ -233,7 +233,7 @@ _NOT_RECORDED = {
     "sprd-public-trades", "sprd-tickers",
 }  # fmt: skip
 _HEAD = b'{"arg":{"channel":"'
-_NO_LEVELS = b"[]"
+_NO_LEVELS = re.compile(rb"\[\s*\]")
 # "… channel:books,instId:FOO-USDT doesn't exist …" is all an error says about which argument it refuses.
 _REFUSED = re.compile(r"channel:\s*([\w-]+),\s*instId:\s*([\w-]+)")
 
@@ -285,7 +285,7 @@ def _book_rows(frame: _Books) -> Decoded:
     rows = []
     for book in frame.data:
         snapshot = frame.action == "snapshot"
-        empty = bytes(book.bids) == _NO_LEVELS == bytes(book.asks)
+        empty = _NO_LEVELS.fullmatch(book.bids) and _NO_LEVELS.fullmatch(book.asks)
         if snapshot or not empty or book.seqId != book.prevSeqId:
             rows.append(
                 BookDelta(

@@ -76,9 +76,10 @@ def is_plain_side(side: bytes, stride: int) -> bool:
     Digits and points are deleted and the rest compared with what it must be: 1 ns per byte. Whether each text is a
     number ("1.2.3" is not) the conversion to columns finds out.
     """
-    skeleton = side.translate(None, b"0123456789.")
     count = side.count(b"[") - 1
-    return skeleton == _skeleton(stride, count)
+    if count < 1:  # "[5]" without its digit would pass for "[]"
+        return side == b"[]"
+    return side.translate(None, b"0123456789.") == _skeleton(stride, count)
 
 
 _UNITS = {stride: b"[" + b",".join([b'""'] * stride) + b"]" for stride in range(1, 9)}

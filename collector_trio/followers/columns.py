@@ -28,6 +28,7 @@ SCHEMA_VERSION = "1"
 # float64 keeps every decimal of 15 digits: any text of 16 characters with a point in it, or of a number below 1e15.
 SAFE_LENGTH = 16
 SAFE_VALUE = 1e15
+LONGEST = 300  # digits of a number that is certainly finite in float64
 
 
 def schema(table: Table) -> pa.Schema:
@@ -109,8 +110,11 @@ class Levels:
         """`sides` are JSON texts such as `[["1.2","3"],["1.1","0"]]`, one per message. Raises BadSides."""
         plain = _spelled_plainly(sides, stride, [is_plain_side(side, stride) for side in sides])
         flat, numbers = _numbers(plain)
-        if numbers is None:  # "1.2.3" or "" stands somewhere: the careful way says where, unless nobody needs it
-            plain = _spelled_plainly(sides, stride, [False] * len(sides))
+        if numbers is None:  # "1.2.3" or "" stands somewhere: bad, unless it is in an element nobody reads
+            owners = np.repeat(np.arange(len(plain)), [(side.count(b"[") - 1) * stride for side in plain])
+            doubtful = set(owners[~_are_numbers(flat)].tolist())
+            respelled = _spelled_plainly(sides, stride, [row not in doubtful for row in range(len(sides))])
+            plain = [respelled[row] if row in doubtful else side for row, side in enumerate(plain)]
             flat, numbers = _numbers(plain)
         assert numbers is not None
         counts = [side.count(b"[") - 1 for side in plain]
@@ -146,6 +150,14 @@ def _numbers(sides: Sequence[bytes]) -> tuple[pa.Array, np.ndarray[Any, Any] | N
     except pa.ArrowInvalid:
         return flat, None
     return flat, numbers if np.isfinite(numbers).all() else None
+
+
+def _are_numbers(texts: pa.Array) -> np.ndarray[Any, Any]:
+    """Tell of each text whether it is a plain number that float64 can hold."""
+    spelled = pc.match_substring_regex(texts, r"^(\d+\.?\d*|\.\d+)$")
+    fitting = pc.less_equal(pc.binary_length(texts), LONGEST)
+    both: np.ndarray[Any, Any] = pc.and_(spelled, fitting).to_numpy(zero_copy_only=False)
+    return both
 
 
 def _spelled_plainly(sides: Sequence[bytes], stride: int, plain: Sequence[bool]) -> list[bytes]:

@@ -70,6 +70,15 @@ PERPETUALS = [
 ]
 
 
+def check_beside(fixture: Fixture, frames: Sequence[bytes]) -> Folded:
+    """Check `frames`, all variants of the fixture, and that the whole one behind them is not touched by their damage."""
+    alone = check(fixture.exchange, [fixture.frame]).rows
+    folded = check(fixture.exchange, [*frames, fixture.frame])
+    beside = [row for row in folded.rows if row["frame"] == len(frames) + 1]
+    assert [{**row, "frame": 1} for row in beside] == alone
+    return folded
+
+
 def check(exchange: str, frames: Sequence[bytes]) -> Folded:
     """Fold `frames`; each must be accounted for once, and what became rows must hold what a table can."""
     folded = fold(exchange, frames, PERPETUALS)
@@ -134,13 +143,13 @@ def test_whole_it_is_what_plain_json_reads(fixture: Fixture) -> None:
 
 @pytest.mark.parametrize("fixture", FIXTURES + DOCUMENTED, ids=lambda fixture: fixture.origin)
 def test_any_byte_may_be_damaged(fixture: Fixture) -> None:
-    check(fixture.exchange, damaged(fixture.frame, positions(fixture.frame)))
+    check_beside(fixture, damaged(fixture.frame, positions(fixture.frame)))
 
 
 @pytest.mark.parametrize("fixture", FIXTURES + DOCUMENTED, ids=lambda fixture: fixture.origin)
 def test_cut_off_anywhere_it_is_rejected(fixture: Fixture) -> None:
     cuts = [fixture.frame[:length] for length in positions(fixture.frame)]
-    folded = check(fixture.exchange, cuts)
+    folded = check_beside(fixture, cuts)
     whole = [cut for cut in cuts if cut.strip() == fixture.frame.strip()]  # only white space was lost
     assert folded.counts["rejected"] >= len(cuts) - len(whole)
 
@@ -208,7 +217,7 @@ def test_any_value_may_be_another_one_or_missing(fixture: Fixture) -> None:
     odd = [replaced(value, path, odd) for path in paths(value) for odd in ODD]
     odd += [removed(value, path) for path in paths(value) if path]
     spelled = [json.dumps(frame, ensure_ascii=index % 2 == 0) for index, frame in enumerate(odd)]
-    check(fixture.exchange, [frame.encode() for frame in spelled])
+    check_beside(fixture, [frame.encode() for frame in spelled])
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)

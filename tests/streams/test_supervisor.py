@@ -189,7 +189,9 @@ async def test_a_stream_that_keeps_crashing_is_parked(journal: Journal, autojump
         raise ZeroDivisionError("a bug")
 
     network = Network(on_open=crash)
-    stream = await keep_for(86_400, journal, network)
+    with capture_logs() as logs:
+        stream = await keep_for(86_400, journal, network)
+    assert [entry["event"] for entry in logs].count("parked") == 1
     assert stream.parked
     assert len(network.dialled_at) == 5
 
