@@ -84,7 +84,7 @@ class Damage:
 def encode_batch(batch: Batch) -> bytes:
     """Return the record's bytes."""
     payload = b"\n".join(batch.frames) + b"\n"
-    if _needs_escape(payload, len(batch.frames)):
+    if _needs_escape(payload, batch.frames):
         payload = b"\n".join([_escape(frame) if _is_odd(frame) else frame for frame in batch.frames]) + b"\n"
     head = b"#b %d %d %d %d %d " % (
         batch.first_frame, batch.received_ns, batch.session, len(batch.frames), len(payload),
@@ -135,7 +135,7 @@ def _read_one(data: bytes, position: int) -> tuple[Batch | Note, int]:
         frames = payload[:-1].split(b"\n") if count else []
         if len(frames) != count:
             raise ValueError(f"batch of {count} frames has {len(frames)} lines")
-        if b"\n\\" in payload or payload.startswith(b"\\"):
+        if b"\\" in payload:  # rare in JSON, and one byte is found faster than two
             frames = [_unescape(frame) if frame.startswith(b"\\") else frame for frame in frames]
         return Batch(first, ns, session, frames), end + 1 + size
     if note := _NOTE.fullmatch(line):
@@ -185,14 +185,18 @@ def _is_record(data: bytes, position: int) -> bool:
     return True
 
 
-def _needs_escape(payload: bytes, count: int) -> bool:
-    if payload.count(b"\n") != count or payload[:1] in (b"#", b"\\") or b"\n#" in payload or b"\n\\" in payload:
+_MARKS = (b"#", b"\\")
+
+
+def _needs_escape(payload: bytes, frames: list[bytes]) -> bool:
+    """Tell whether any frame must be escaped. Frame by frame: a search of the batch for two-byte marks takes longer."""
+    if [frame for frame in frames if frame[:1] in _MARKS or b"\n" in frame]:
         return True
     return not payload.isascii() and not _is_utf8(payload)
 
 
 def _is_odd(frame: bytes) -> bool:
-    return b"\n" in frame or frame[:1] in (b"#", b"\\") or not _is_utf8(frame)
+    return b"\n" in frame or frame[:1] in _MARKS or not _is_utf8(frame)
 
 
 def _is_utf8(data: bytes) -> bool:

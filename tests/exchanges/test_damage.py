@@ -71,7 +71,7 @@ PERPETUALS = [
 
 
 def check_beside(fixture: Fixture, frames: Sequence[bytes]) -> Folded:
-    """Check `frames`, all variants of the fixture, and that the whole one behind them is not touched by their damage."""
+    """Check `frames`, variants of the fixture, and that the whole one behind them is not touched by their damage."""
     alone = check(fixture.exchange, [fixture.frame]).rows
     folded = check(fixture.exchange, [*frames, fixture.frame])
     beside = [row for row in folded.rows if row["frame"] == len(frames) + 1]
@@ -173,11 +173,11 @@ BOOKS = (
 
 
 ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 0.5, -0.5, 1e300, 2**63, 2**64, 10**400, "", " ", "x", "0", "-1", "+1", "1_0", "1 ", "٣",
-    "1.2.3", ".", "1.", ".5", "1e5", "1e-18", "1e400", "1e999999999", "1e-999999999", "NaN", "Infinity", "-0", "0x10",
-    "0.000000000000000001", "9007199254740993", "1" * 310, "null", "true", [], [[]], [None], {}, {"e": "trade"}, [[[]]],
-    ["1", "2"], [["1", "2"]], [["1", "2", "", ""]], [["1", "2", None, []]], [["1"]], [[1, 2.50]], [["1", "-2"]],
-    [["1", "2"], {}], "btcusdt@trade", "\x00", "é\U0001f600",
+    None, True, False, 0, 1, -1, 0.5, -0.5, 1e300, 2**63, 2**64, 10**400, "", " ", "x", "0", "-1", "+1", "1_0", "1 ",
+    "٣", "1.2.3", ".", "1.", ".5", "1e5", "1e-18", "1e400", "1e999999999", "1e-999999999", "NaN", "Infinity", "-0",
+    "0x10", "0.000000000000000001", "9007199254740993", "1" * 310, "null", "true", [], [[]], [None], {}, {"e": "trade"},
+    [[[]]], [5], ["1", "2"], [["1", "2"]], [["1", "2", "", ""]], [["1", "2", None, []]], [["1"]], [[1, 2.50]],
+    [["1", "-2"]], [["1", "2"], {}], "btcusdt@trade", "\x00", "é\U0001f600",
 ]  # fmt: skip
 
 

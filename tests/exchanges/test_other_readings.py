@@ -403,7 +403,9 @@ def test_every_other_frame_is_read_as_plain_json_reads_it_or_rejected_for_a_list
 
 
 def test_the_document_lists_every_disagreement() -> None:
-    text = " ".join((Path(__file__).parents[2] / "docs" / "disagreements.md").read_text().replace("`", "").split())
+    text = " ".join(
+        (Path(__file__).parents[2] / "docs" / "disagreements.md").read_text(encoding="utf-8").replace("`", "").split()
+    )
     reasons = {disagreement.why for disagreement in (*TARDIS.values(), *BARTER_DISAGREEMENTS.values())}
     reasons |= {why for fields in PARSER.values() for why in fields.values()}
     assert [why for why in sorted(reasons) if why.replace("`", "") not in text] == []
