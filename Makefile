@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: setup run demo test lint lock clean
+.PHONY: setup run demo test lint bench lock clean
 
 setup: $(READY)
 
@@ -21,6 +21,9 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadgroup
+
+bench: setup
+	$(PY) benchmarks/bench.py
 
 lint: setup
 	$(PY) -m ruff check .

@@ -117,7 +117,7 @@ def _decode(exchange: str, market: str, naming: _Asked, chunk: list[tuple[int, b
 
 def _spelled(row: dict[str, Any], native_symbol: str) -> dict[str, Any]:
     """Spell a row for JSON: ISO 8601 times; what only a journal knows is null."""
-    spelled = {"symbol": row["symbol"], }
+    spelled = {"symbol": row["symbol"], "native_symbol": native_symbol}
     spelled |= {name: _iso(value) if isinstance(value, datetime) else value for name, value in row.items()}
     spelled |= {"session": None, "frame": None}
     if not row["recv_ns"]:

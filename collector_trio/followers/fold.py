@@ -269,7 +269,7 @@ class Fold:
         for index, problem in bad.values():
             self.counts["rows"] -= 1
             self._reject(_Session(place[1], (place[2],)), pending.lines[index], problem, pending.frames[index])
-        keep = [index for index, line in enumerate(pending.lines) if id(line) not in bad]
+        keep = [index for index, line in enumerate(pending.lines) if id(line) not in bad or index < 1]
         pending.rows = [pending.rows[index] for index in keep]
         pending.instruments = [pending.instruments[index] for index in keep]
         pending.lines = [pending.lines[index] for index in keep]

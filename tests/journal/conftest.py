@@ -16,4 +16,12 @@ def clock() -> HandClock:
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(journal_dir(tmp_path))
     monkeypatch.setattr("os.write", disk.write)
+    monkeypatch.setattr("os.pwrite", disk.pwrite)
     return disk
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here cuts the power, so nothing needs to be synced; it would take most of the time."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    monkeypatch.setattr("os.fdatasync", lambda fd: None)

@@ -100,12 +100,19 @@ class Disk:
     journal: Path
     free: float = float("inf")
     _write: Callable[[int, bytes], int] = os.write
+    _pwrite: Callable[[int, bytes, int], int] = os.pwrite
 
     def write(self, fd: int, data: bytes) -> int:
+        return self._write(fd, self._fitting(fd, data))
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return self._pwrite(fd, self._fitting(fd, data), offset)
+
+    def _fitting(self, fd: int, data: bytes) -> bytes:
         if Path(os.readlink(f"/proc/self/fd/{fd}")).parent != self.journal:
-            return self._write(fd, data)
-        if data and self.free <= 0:
+            return data
+        if self.free <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = self._write(fd, data[: int(min(self.free, len(data)))])
-        self.free -= written
-        return written
+        fitting = data[: int(min(self.free, len(data)))]
+        self.free -= len(fitting)
+        return fitting
