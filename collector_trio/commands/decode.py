@@ -16,7 +16,6 @@ import click
 from collector_trio.errors import BadAnswer, CollectorError
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.fold import Fold, Naming
-from collector_trio.instruments import Instrument
 
 CHUNK = 4096  # lines decoded at once
 # A leading receive time: seconds to nanoseconds since the epoch, as recorders write it before the frame.
@@ -39,7 +38,7 @@ def decode(exchange: str, market: str, instruments: Path | None, files: tuple[Pa
 
     Frames stand one per line in FILES (or on standard input; .gz is read too), with or without a leading receive time.
     """
-    naming = _Asked(unknown_market=market)
+    naming = Naming(unknown_market=market)
     if instruments is not None:
         try:
             naming.add(EXCHANGES[exchange].parse_instruments(market, instruments.read_bytes()))
@@ -75,26 +74,16 @@ def _lines(files: Iterable[Path]) -> Iterator[bytes]:
             raise CollectorError(f"{path}: cannot be read: {error}") from error
 
 
-class _Asked(Naming):
-    """Remembers which native symbols were asked for: a frame's rows ask in their order."""
-
-    def __init__(self, *, unknown_market: str) -> None:
-        super().__init__(unknown_market=unknown_market)
-        self.native_symbols: list[str] = []
-
-    def find(self, exchange: str, native_symbol: str) -> Instrument | None:
-        """Return the instrument."""
-        self.native_symbols.append(native_symbol)
-        return super().find(exchange, native_symbol)
-
-
-def _decode(exchange: str, market: str, naming: _Asked, chunk: list[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
+def _decode(exchange: str, market: str, naming: Naming, chunk: list[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
     """Decode numbered lines; yield what is to be printed, in the order of the lines."""
     found: dict[int, list[dict[str, Any]]] = {}
-    native_symbols: dict[int, Iterator[str]] = {}
+    native_symbols: dict[int, list[str]] = {}  # of a line's rows, which do not keep them
 
-    def classified(line: int, what: str, reason: str) -> None:
-        found[line] = [{"line": line, what: reason}]
+    def classified(line: int, what: str, text: str) -> None:
+        if what == "row":
+            native_symbols.setdefault(line, []).append(text)
+        else:
+            found[line] = [{"line": line, what: text}]
 
     fold = Fold(naming, classified)
     for number, text in chunk:
@@ -102,14 +91,12 @@ def _decode(exchange: str, market: str, naming: _Asked, chunk: list[tuple[int, b
         if stamp := _STAMP.match(frame):
             frame, received_ns = frame[stamp.end() :], int(stamp[1]) * _TO_NS[len(stamp[1])]
         if frame.strip():
-            naming.native_symbols = []
             fold.feed_frames(exchange, market, [frame], None, number, received_ns)
-            native_symbols[number] = iter(naming.native_symbols)
     for (table, _, _), rows in fold.take().items():
         if table != "rejects":
             for row in rows.to_pylist():
                 line = row["frame"]
-                spelled = _spelled(row, next(native_symbols[line]))
+                spelled = _spelled(row, native_symbols[line].pop(0))
                 found.setdefault(line, []).append({"table": table, "line": line, **spelled})
     for line in sorted(found):
         yield from found[line]

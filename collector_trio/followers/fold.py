@@ -29,13 +29,9 @@ Place = tuple[str, str, str]
 ALL = "all"
 
 
-@attrs.frozen
-class Line:
-    """What brought a row: session, frame number, receive time. `session` and `frame` are None outside a journal."""
-
-    session: int | None
-    frame: int
-    received_ns: int
+# What brought a row: session, frame number (-1: no frame, but a note), receive time in nanoseconds. A bare tuple: there
+# is one per frame, and anything with names costs more than decoding does.
+Line = tuple[int | None, int, int]
 
 
 @attrs.define
@@ -46,6 +42,15 @@ class _Pending:
     instruments: list[Instrument] = attrs.field(factory=list)
     lines: list[Line] = attrs.field(factory=list)
     frames: list[bytes] = attrs.field(factory=list)  # whole, in case a level in one of them turns out to be none
+
+
+@attrs.frozen
+class _Slot:
+    """Where the messages of one instrument and channel wait."""
+
+    instrument: Instrument
+    place: Place
+    pending: _Pending
 
 
 @attrs.frozen
@@ -89,7 +94,7 @@ class Fold:
     """Folds the records of one segment (or one pile of frames) into tables."""
 
     def __init__(self, naming: Naming, on_classified: Callable[[int, str, str], None] | None = None) -> None:
-        """`on_classified(frame, class, reason)` hears of every frame that gives no row."""
+        """`on_classified(frame, class, text)` hears of every frame: its reason, or for each row "row" and native symbol."""
         self.naming = naming
         self.counts: Counter[str] = Counter()  # frames by class
         self.ignored: Counter[str] = Counter()  # frames by reason
@@ -101,6 +106,7 @@ class Fold:
         self._sessions: dict[int, _Session] = {}
         self._used: set[_Session] = set()
         self._pending: dict[Place, _Pending] = {}
+        self._slots: dict[str, dict[tuple[str, str], _Slot]] = {}  # by exchange, then native symbol and channel
         self._rejected: dict[_Session, list[tuple[Line, str, bytes]]] = {}
         self._done: dict[Place, list[pa.Table]] = {}
 
@@ -123,7 +129,7 @@ class Fold:
         if session is None:  # its opening was damaged; nothing says which exchange spoke
             session = _Session(ALL, ())
             for number, frame in enumerate(batch.frames, batch.first_frame):
-                self._reject(session, Line(batch.session, number, batch.received_ns), "unknown session", frame)
+                self._reject(session, (batch.session, number, batch.received_ns), "unknown session", frame)
             return
         self._used.add(session)
         if self.first_frame is None:
@@ -135,43 +141,56 @@ class Fold:
         self, exchange: str, market: str, frames: Sequence[bytes], session: int | None, first: int, received_ns: int
     ) -> None:
         """Decode and classify `frames`; the first has number `first`."""
-        decode, find = EXCHANGES[exchange].decode, self.naming.find
+        decode = EXCHANGES[exchange].decode
+        counts, slots = self.counts, self._slots.setdefault(exchange, {})
         for number, frame in enumerate(frames, first):
             decoded = decode(frame)
-            line = Line(session, number, received_ns)
             if isinstance(decoded, (tuple, list)):
-                instruments = [find(exchange, row.native_symbol) for row in decoded]
-                if None in instruments:
-                    unknown = decoded[instruments.index(None)].native_symbol
-                    self._reject(_Session(exchange, (market,)), line, f"unknown instrument {unknown}", frame)
+                try:
+                    found = [slots[row.native_symbol, row.channel] for row in decoded]
+                except KeyError:
+                    found = self._open_slots(exchange, decoded)
+                if found:
+                    counts["rows"] += 1
+                    if self._on_classified is not None:
+                        for row in decoded:
+                            self._on_classified(number, "row", row.native_symbol)
+                    line = (session, number, received_ns)
+                    for row, slot in zip(decoded, found, strict=True):
+                        pending = slot.pending
+                        pending.rows.append(row)
+                        pending.instruments.append(slot.instrument)
+                        pending.lines.append(line)
+                        pending.frames.append(frame)
+                    for slot in found:
+                        if len(slot.pending.rows) >= CHUNK:  # not within a frame: it may be withdrawn whole
+                            self._flush(slot.place)
                 else:
-                    self.counts["rows"] += 1
-                    self._add(decoded, instruments, line, frame)  # type: ignore[arg-type]
+                    unknown = next(r.native_symbol for r in decoded if not self.naming.find(exchange, r.native_symbol))
+                    reason = f"unknown instrument {unknown}"
+                    self._reject(_Session(exchange, (market,)), (session, number, received_ns), reason, frame)
             elif isinstance(decoded, Control):
-                self.counts["control"] += 1
+                counts["control"] += 1
                 self._classified(number, "control", f"{decoded.kind}: {decoded.text}" if decoded.text else decoded.kind)
             elif isinstance(decoded, Ignored):
-                self.counts["ignored"] += 1
+                counts["ignored"] += 1
                 self.ignored[decoded.reason] += 1
                 self._classified(number, "ignored", decoded.reason)
             elif isinstance(decoded, Reject):
+                line = (session, number, received_ns)
                 self._reject(_Session(exchange, (market,)), line, decoded.reason, frame)
 
-    def _add(self, rows: Sequence[Row], instruments: Sequence[Instrument], line: Line, frame: bytes) -> None:
-        places = set()
-        for row, instrument in zip(rows, instruments, strict=True):
-            place = (row.channel, instrument.exchange, instrument.market)
-            places.add(place)
-            pending = self._pending.get(place)
-            if pending is None:
-                pending = self._pending[place] = _Pending()
-            pending.rows.append(row)
-            pending.instruments.append(instrument)
-            pending.lines.append(line)
-            pending.frames.append(frame)
-        for place in places:
-            if len(self._pending[place].rows) >= CHUNK:  # not in the middle of a frame: it may be withdrawn whole
-                self._flush(place)
+    def _open_slots(self, exchange: str, rows: Sequence[Row]) -> list[_Slot]:
+        """Find where each of `rows` is to wait; nowhere at all when the instrument of one of them is unknown."""
+        slots = self._slots[exchange]
+        for row in rows:
+            instrument = self.naming.find(exchange, row.native_symbol)
+            if instrument is None:
+                return []
+            place = (row.channel, exchange, instrument.market)
+            pending = self._pending.setdefault(place, _Pending())
+            slots[row.native_symbol, row.channel] = _Slot(instrument, place, pending)
+        return [slots[row.native_symbol, row.channel] for row in rows]
 
     def _reject(self, session: _Session, line: Line, reason: str, frame: bytes) -> None:
         self.counts["rejected"] += 1
@@ -179,7 +198,7 @@ class Fold:
         rejected.append((line, reason, frame))
         if len(rejected) >= CHUNK:
             self._flush_rejected(session)
-        self._classified(line.frame, "reject", reason)
+        self._classified(line[1], "reject", reason)
 
     def _classified(self, frame: int, what: str, reason: str) -> None:
         if self._on_classified is not None:
@@ -196,6 +215,7 @@ class Fold:
         elif note.letter is Letter.INSTRUMENTS:
             instruments = cattrs.structure(value["instruments"], list[Instrument])
             self.naming.add(instruments)
+            self._slots.clear()
             if "again" not in value:
                 self._instruments(note, instruments)
         elif note.letter is Letter.ENDED:
@@ -236,20 +256,24 @@ class Fold:
     # Columns
 
     def _put(self, table: str, exchange: str, market: str, lines: Sequence[Line], columns: Mapping[str, Any]) -> None:
-        received = [line.received_ns for line in lines]
+        sessions, frames, received = zip(*lines, strict=True)
         whole = {
             "exchange": exchange,
             "market": market,
             "recv": micros(received),
             "recv_ns": received,
-            "session": [line.session for line in lines],
-            "frame": [line.frame if line.frame >= 0 else None for line in lines],
+            "session": sessions,
+            "frame": [frame if frame >= 0 else None for frame in frames],
             **columns,
         }
         self._done.setdefault((table, exchange, market), []).append(build(table, whole, len(lines)))
 
     def _flush(self, place: Place) -> None:
-        pending = self._pending.pop(place)
+        waiting = self._pending[place]
+        pending = _Pending(waiting.rows, waiting.instruments, waiting.lines, waiting.frames)
+        waiting.rows, waiting.instruments, waiting.lines, waiting.frames = [], [], [], []  # slots hold on to it
+        if not pending.rows:
+            return
         table, exchange, market = place
         if table == Trade.channel:
             self._put(table, exchange, market, pending.lines, _trade_columns(pending))
@@ -269,7 +293,7 @@ class Fold:
         for index, problem in bad.values():
             self.counts["rows"] -= 1
             self._reject(_Session(place[1], (place[2],)), pending.lines[index], problem, pending.frames[index])
-        keep = [index for index, line in enumerate(pending.lines) if id(line) not in bad or index < 1]
+        keep = [index for index, line in enumerate(pending.lines) if id(line) not in bad]
         pending.rows = [pending.rows[index] for index in keep]
         pending.instruments = [pending.instruments[index] for index in keep]
         pending.lines = [pending.lines[index] for index in keep]
@@ -315,12 +339,12 @@ class Fold:
         }
         exchange = exchanges.pop() if len(exchanges) == 1 else ALL
         market = markets.pop() if len(markets) == 1 else ALL
-        self._put("segments", exchange, market, [Line(None, -1, self.last_ns)], columns)
+        self._put("segments", exchange, market, [(None, -1, self.last_ns)], columns)
 
 
 def _stamp(note: Note, session: int | None = None) -> Line:
     """What a note's row has in place of a frame."""
-    return Line(session, -1, note.ns)
+    return session, -1, note.ns
 
 
 def _grouped(instruments: Iterable[Instrument]) -> dict[tuple[str, str], list[Instrument]]:

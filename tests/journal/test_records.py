@@ -12,7 +12,9 @@ from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_b
 
 INT64 = st.integers(0, 2**63 - 1)
 # What hurts a line format, more often than chance would bring it.
-NASTY = st.sampled_from([b"\n", b"\\", b"#", b"\r", b"\\n", b"\\x0a", b"#b 1 2 3 4 5 00000000", b"\xff", b"\xc3", b"\0", b""])
+HURTS = [b"\n", b"\\", b"#", b"\r", b"\\n", b"\\x0a", b"#b 1 2 3 4 5 00000000", b"\xff", b"\xc3", b"\0", b""]
+NASTY = st.sampled_from(HURTS)
+PIECES = st.sampled_from([b"#", b"b", b"t", b" ", b"1", b"\n", b"{}", b"\\", b"00000000", b"\xff"])
 FRAMES = st.lists(st.lists(NASTY | st.binary(max_size=8), max_size=6).map(b"".join), max_size=6)
 TEXT = st.text(st.characters(), max_size=10)  # lone surrogates too: an exchange's JSON may bring them
 JSON = st.none() | st.booleans() | INT64 | TEXT | st.lists(TEXT, max_size=3) | st.dictionaries(TEXT, INT64, max_size=2)
@@ -166,12 +168,12 @@ def test_any_stretch_replaced_by_anything_keeps_every_record_that_follows_a_whol
     assert kept[len(kept) - len(behind) :] == behind
 
 
-@given(st.lists(st.sampled_from([b"#", b"b", b"t", b" ", b"1", b"\n", b"{}", b"\\", b"00000000", b"\xff"])).map(b"".join))
+@given(st.lists(PIECES).map(b"".join))
 def test_no_bytes_make_reading_fail(data: bytes) -> None:
     found = list(read_records(data))
 
-    assert all(isinstance(record, Damage) for record in found)
-    assert [(d.start, d.end, d.tail) for d in found if isinstance(d, Damage)] == ([(0, len(data), True)] if data else [])
+    assert without_damage(found) == []
+    assert [(d.start, d.end, d.tail) for d in found if isinstance(d, Damage)] == [(0, len(data), True)][: len(data)]
 
 
 def test_a_frame_that_is_a_whole_record_is_never_taken_for_one() -> None:

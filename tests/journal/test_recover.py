@@ -334,7 +334,7 @@ KILLS = 10
 
 def test_what_was_acknowledged_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    print(f"seed {seed}")
     moments = random.Random(seed)
     command = [sys.executable, "-c", RECORDERS, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, bufsize=0) as recorders:
