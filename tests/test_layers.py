@@ -12,8 +12,8 @@ import collector_trio
 
 PACKAGE = Path(collector_trio.__file__).parent
 
-# From the bottom up: a module may import from its own layer and from those before it. `sim` stands apart: it knows nothing of our
-# decoding, so that it can contradict it.
+# From the bottom up: a module may import from its own layer and from those before it. `sim` stands apart: it knows
+# nothing of our decoding, so that it can contradict it.
 LAYERS = [
     {"__init__", "errors"},
     {"instruments", "tables", "clock"},
@@ -168,7 +168,8 @@ def test_the_recorder_never_imports_pyarrow() -> None:
 
 def test_the_command_run_imports_no_pyarrow_before_it_has_stopped() -> None:
     program = (
-        "import sys, trio, collector_trio.commands.run as run; trio.run = lambda *a: sys.exit(str('pyarrow' in sys.modules));"
+        "import sys, trio, collector_trio.commands.run as run;"
+        "trio.run = lambda *a: sys.exit(str('pyarrow' in sys.modules));"
         "from collector_trio.commands import main; main(['run', '--config', sys.argv[1]])"
     )
     config = PACKAGE.parent / "config.toml"

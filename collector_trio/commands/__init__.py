@@ -1,4 +1,4 @@
-"""The command line: one module per command, imported when it is asked for, so that `run` never loads what reads Parquet."""
+"""The command line: one module per command, imported when asked for, so that `run` never loads what reads Parquet."""
 
 import sys
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ import json
 import sys
 from datetime import datetime
 from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def sql(statement: str, data_dir: Path, as_json: bool) -> None:
     except duckdb.Error as error:
         raise CollectorError(str(error)) from None
     if as_json:
-        json.dump([dict(zip(names, row, strict=True)) for row in rows], sys.stdout, default=_plain)
+        names = _distinct(names)
+        json.dump([dict(zip(names, map(_plain, row), strict=True)) for row in rows], sys.stdout)
         click.echo()
         return
     console = Console(highlight=False, markup=False, emoji=False)
@@ -38,8 +40,12 @@ def sql(statement: str, data_dir: Path, as_json: bool) -> None:
         console.width = 10_000
     table = Table(*names, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*("" if value is None else str(_plain(value)) for value in row))
+        table.add_row(*("" if value is None else _text(value) for value in row))
     console.print(table)
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -48,4 +54,21 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Decimal):
         return float(value)
-    return value if isinstance(value, (str, int, float, list, dict)) else str(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, list):
+        return [_plain(element) for element in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(element) for name, element in value.items()}
+    return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Number the columns that share a name: an object can hold each only once."""
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 1
+        while unique in found:
+            unique, number = f"{name}_{number}", number + 1
+        found.append(unique)
+    return found

@@ -94,7 +94,7 @@ class Fold:
     """Folds the records of one segment (or one pile of frames) into tables."""
 
     def __init__(self, naming: Naming, on_classified: Callable[[int, str, str], None] | None = None) -> None:
-        """`on_classified(frame, class, text)` hears of every frame: its reason, or for each row "row" and native symbol."""
+        """`on_classified(frame, class, text)` hears of every frame: its reason, or of each row its native symbol."""
         self.naming = naming
         self.counts: Counter[str] = Counter()  # frames by class
         self.ignored: Counter[str] = Counter()  # frames by reason

@@ -88,7 +88,7 @@ _TRADE_COVERAGE = "100.0 * count(DISTINCT id) / (max(id) - min(id) + 1)"
 _CHAINED = """
     SELECT *, CASE WHEN before IS NULL OR prev_seq = before THEN 0 ELSE recv_ns - before_ns END AS uncovered_ns FROM (
         SELECT *, lag(last_seq) OVER chain AS before, lag(recv_ns) OVER chain AS before_ns FROM book
-        WINDOW chain AS (PARTITION BY exchange, market, symbol ORDER BY frame)
+        WHERE recv_ns >= $1 WINDOW chain AS (PARTITION BY exchange, market, symbol ORDER BY frame)
     )
 """
 _BOOK_COVERAGE = "100.0 * (1 - sum(uncovered_ns)::DOUBLE / greatest(1, max(recv_ns) - min(recv_ns)))"
@@ -102,7 +102,7 @@ def _tables(views: duckdb.DuckDBPyConnection, picture: Picture, since_ns: int) -
         _, groups = fetch(
             views,
             f"""SELECT exchange, market, symbol, count(*), min(recv), max(recv), {coverage}
-                FROM {source} WHERE recv_ns >= ? GROUP BY ALL ORDER BY exchange, market, symbol""",
+                FROM {source} WHERE recv_ns >= $1 GROUP BY ALL ORDER BY exchange, market, symbol""",
             [since_ns],
         )
         sizes: Counter[tuple[str, str]] = Counter()

@@ -82,7 +82,8 @@ def fold(
     others = {}
 
     def classified(number: int, what: str, reason: str) -> None:
-        others[number] = what, str(reason)
+        if what != "row":
+            others[number] = what, str(reason)
 
     naming = Naming(unknown_market=market)
     naming.add(instruments)

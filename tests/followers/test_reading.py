@@ -284,7 +284,7 @@ def test_one_picture_answers_several_questions_alike(tmp_path: Path) -> None:
     assert look(tmp_path).unstored
 
 
-SEGMENTS = 60
+SEGMENTS = 24
 STORE_AND_DELETE = """
 import sys
 from pathlib import Path
@@ -327,7 +327,7 @@ from tests.followers.recordings import binance_trade, recording, store
 with recording(Path(sys.argv[1])) as recorder:
     session = recorder.open()
     print("ready", flush=True)
-    for number in range(1, 241):
+    for number in range(1, 121):
         recorder.receive(session, binance_trade(number))
         if number % 10 == 0:
             recorder.next_segment()
@@ -352,4 +352,4 @@ def test_what_is_seen_while_it_is_recorded_only_grows_and_has_no_holes(tmp_path:
     assert recorder.returncode == 0
     assert found == sorted(found)
     assert len(set(found)) > 3
-    assert query(tmp_path, asked)[1] == [(240, 240, 240)]
+    assert query(tmp_path, asked)[1] == [(120, 120, 120)]
