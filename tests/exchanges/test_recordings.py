@@ -1,5 +1,6 @@
 """Rows are what the recordings contain, and books built from them are what other programs built."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -73,6 +74,14 @@ def load(name: str) -> Recording:
     exchange = "okx" if name.startswith("OK") else "binance"
     frames = [line.frame for line in lines if line.url is None]
     return Recording(name, exchange, lines, fold(exchange, frames))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_collection() -> Iterator[None]:
+    """Millions of small objects wait to be compared; looking for cycles among them takes a quarter of the time."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="module", params=[*HFTBACKTEST, *CRYPTOFEED])

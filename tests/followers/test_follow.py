@@ -123,30 +123,18 @@ def test_a_follower_that_waits_goes_on_when_the_other_ends_and_says_once_that_it
     assert query(tmp_path, "SELECT count(*) FROM trades")[1] == [(4,)]
 
 
-def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path / "nowhere"), stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT, check=False
-    )
-
-    assert done.returncode == 1
-    assert done.stderr.decode().splitlines() == [
-        f"{tmp_path}/nowhere: no such folder; --data-dir names the folder a collector records into"
-    ]
-    assert not (tmp_path / "nowhere").exists()
-
-
 def test_a_follower_killed_while_it_stores_costs_and_doubles_no_row(tmp_path: Path) -> None:
-    record_some(tmp_path, 20)
+    record_some(tmp_path, 12)
     whole = query(tmp_path, "SELECT * FROM trades ORDER BY frame")
     with following(tmp_path) as process:
         deadline = time.monotonic() + PATIENCE_S
         while load_cursor(tmp_path).segment < 3:
             assert time.monotonic() < deadline
-            os.sched_yield()
+            time.sleep(0.002)  # a look at a file now and then, not a wait for it
         process.kill()
     assert query(tmp_path, "SELECT * FROM trades ORDER BY frame") == whole
 
     subprocess.run(command(tmp_path), stdin=subprocess.DEVNULL, cwd=ROOT, check=True)
 
-    assert load_cursor(tmp_path).segment == 20
+    assert load_cursor(tmp_path).segment == 12
     assert query(tmp_path, "SELECT * FROM trades ORDER BY frame") == whole
