@@ -6,8 +6,8 @@
        ├─ syncing, ticks, tidying
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
-A stop goes through this picture from the inside out: sockets, journal sealed, follower finished; each step has a bound,
-together less than `STOP_S`.
+A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at
+most `FINISH_S`), so that all of it takes less than ten seconds, whatever the peers do.
 """
 
 import os
@@ -32,7 +32,7 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.child import Bell, FollowerChild
 from collector_trio.followers.cursor import load_cursor
 from collector_trio.journal.append import Journal, in_thread, open_journal
-from collector_trio.journal.keep import tidy
+from collector_trio.journal.keep import tidy_one
 from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
 from collector_trio.net.budgets import Budgets
@@ -44,14 +44,13 @@ from collector_trio.net.tap import Sink
 from collector_trio.streams.markets import keep_market
 from collector_trio.streams.supervisor import Stream, Surroundings
 
-STOP_S = 10.0  # from the first signal to the end of the process
-FINISH_S = 6.0  # of that, for followers to store what is sealed
+FINISH_S = 6.0  # for followers to store what is sealed
 TIDY_EVERY_S = 30.0
 
 
 @attrs.frozen
 class Report:
-    """What one run did: times in nanoseconds since the epoch, streams with their counters, and frames no follower has
+    """What one run did: times in nanoseconds since the epoch, streams with their counters, frames no follower has
     stored yet.
     """
 
@@ -59,6 +58,8 @@ class Report:
     ended_ns: int
     streams: tuple[Stream, ...]
     frames_left: int
+    first_segment: int
+    signalled: bool
 
 
 @attrs.frozen
@@ -93,28 +94,36 @@ async def run(
     collector records into the same folder. A second signal ends the process on the spot.
     """
     clock = clock or Clock()
-    stop = trio.Event() if stop is None else stop
+    stop, signalled = trio.Event() if stop is None else stop, trio.Event()
     install_resolver()
     log: FilteringBoundLogger = structlog.get_logger()
     with lock_data_dir(config.collector.data_dir):
         async with trio.open_nursery() as root:
-            await root.start(_watch_signals, stop, log)
+            await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
             report = await _record(config, clock, stop, [] if streams is None else streams, log)
             root.cancel_scope.cancel()
-    return report
+    return attrs.evolve(report, signalled=signalled.is_set())
 
 
 async def _watch_signals(
-    stop: trio.Event, log: FilteringBoundLogger, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    stop: trio.Event,
+    signalled: trio.Event,
+    log: FilteringBoundLogger,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
+            if number == signal.SIGHUP:
+                log.warning("SIGHUP: reloading the config is not in this version; restart to apply changes")
+                continue
             if stop.is_set():
                 os._exit(1)
             log.info("stopping", signal=signal.Signals(number).name)
+            signalled.set()
             stop.set()
 
 
@@ -128,7 +137,7 @@ async def _record(
 ) -> Report:
     data_dir = config.collector.data_dir
     recovered = recover(data_dir)
-    started_ns = clock.now()
+    started_ns, first_segment = clock.now(), recovered.numbers.segment
     bell, finish = Bell(), trio.Event()
     child = FollowerChild("tables", data_dir, config.collector.log, config.collector.log_level)
     async with trio.open_nursery() as followers:
@@ -141,6 +150,7 @@ async def _record(
             sync_every_s=config.store.sync_every_s,
             offload=in_thread(trio.CapacityLimiter(1)),
             on_sealed=lambda number: bell.ring(),
+            on_refusal=partial(_say_refusal, log),
         ) as journal:
             _note_start(journal, recovered, config)
             log.info("recording", data_dir=str(data_dir), pid=os.getpid(), version=__version__)
@@ -161,7 +171,15 @@ async def _record(
     if frames_left:
         log.warning("stopped before everything was stored; the next start stores it", frames_left=frames_left)
     log.info("stopped", frames=sum(stream.frames for stream in streams))
-    return Report(started_ns, clock.now(), tuple(streams), frames_left)
+    return Report(started_ns, clock.now(), tuple(streams), frames_left, first_segment, signalled=False)
+
+
+def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:
+    """Say that reading stops because nothing can be stored, or that it goes on."""
+    if reason is None:
+        log.info("journal accepts again")
+    else:
+        log.error("journal refuses, reading stops until there is room", reason=reason)
 
 
 def _note_start(journal: Journal, recovered: Recovered, config: Config) -> None:
@@ -184,6 +202,7 @@ def _surroundings(config: Config, journal: Journal, clock: Clock, log: Filtering
         connect=partial(open_socket, network, clock.now),
         open_client=partial(open_rest, network),
         budgets=Budgets(),
+        share=config.limits.share,
         log=log,
     )
 
@@ -221,5 +240,6 @@ async def _tidy(config: Config) -> None:
     while True:
         await trio.sleep(TIDY_EVERY_S)
         confirmed = load_cursor(data_dir).segment
-        work = partial(tidy, data_dir, confirmed, store.keep_journal, store.min_free_bytes, time.time())
-        await trio.to_thread.run_sync(work, limiter=limiter)
+        work = partial(tidy_one, data_dir, confirmed, store.keep_journal, store.min_free_bytes, time.time())
+        while await trio.to_thread.run_sync(work, limiter=limiter):
+            pass  # one at a time: a stop waits for no more than that

@@ -18,6 +18,7 @@ class Clock:
     wall_ns: Callable[[], int] = time.time_ns
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     _offset_ns: int = attrs.field(init=False)
+    _behind_ns: int = 0  # the wall clock is so far behind ours, and that was reported
 
     def __attrs_post_init__(self) -> None:
         self._offset_ns = self.wall_ns() - self.monotonic_ns()
@@ -27,13 +28,15 @@ class Clock:
         return self.monotonic_ns() + self._offset_ns
 
     def check_step(self) -> int:
-        """Return by how many nanoseconds the wall clock is ahead of ours when that is more than `STEP_NS`, else 0.
+        """Return by how many nanoseconds the wall clock was stepped since the last check, 0 for less than `STEP_NS`.
 
-        Ahead, our clock follows at once. Behind, it does not go back: the difference is only reported.
+        Ahead of ours, our clock follows at once. Behind, it does not go back: the difference is only reported, once.
         """
-        step_ns = self.wall_ns() - self.now()
+        ahead_ns = self.wall_ns() - self.now()
+        step_ns = ahead_ns - self._behind_ns
         if abs(step_ns) < STEP_NS:
             return 0
-        if step_ns > 0:
-            self._offset_ns += step_ns
+        if ahead_ns > 0:
+            self._offset_ns += ahead_ns
+        self._behind_ns = min(0, ahead_ns)
         return step_ns

@@ -41,8 +41,7 @@ class ConnectionEnded(CollectorError):
 
     Reasons given by `net`: `dns`, `dial`, `proxy`, `tls`, `refused` (the handshake was answered, but not with 101),
     `timeout`, `closed` (a close frame came), `eof` (FIN without a close frame), `reset` (RST or another socket error),
-    `protocol`. Reasons given by `streams`: `silent`, `unproven`, `rejected` (a subscription was), `notice` (the
-    exchange announced it).
+    `protocol`. Reasons given by `streams`: `silent`, `unproven`.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -70,7 +69,3 @@ class HttpFailed(CollectorError):
 
 class BadAnswer(CollectorError):
     """An exchange's REST answer is not what its documentation promises."""
-
-
-class UnknownSymbol(CollectorError):
-    """A configured symbol is not listed by the exchange (any more)."""

@@ -35,7 +35,7 @@ SYMBOL_PATTERN = re.compile(r"!?[^\s!]+-[^\s!]+")
 
 
 def select(patterns: Sequence[str], instruments: Iterable[Instrument]) -> tuple[list[Instrument], list[str]]:
-    """Choose the instruments that `patterns` name, in listing order, and the plain names that nothing answers to.
+    """Choose the instruments that `patterns` name, in listing order; return them and the patterns nothing answers to.
 
     A plain name selects its instrument whatever its status, a pattern only what is traded; exclusions ("!X") win over
     both.
@@ -52,8 +52,8 @@ def select(patterns: Sequence[str], instruments: Iterable[Instrument]) -> tuple[
         )
         and not any(fnmatchcase(instrument.symbol, pattern) for pattern in excluded)
     ]
-    names = {instrument.symbol for instrument in listed}
-    missing = [pattern for pattern in wanted if not is_pattern(pattern) and pattern not in names]
+    names = [instrument.symbol for instrument in listed]
+    missing = [pattern for pattern in wanted if not any(fnmatchcase(name, pattern) for name in names)]
     return chosen, missing
 
 

@@ -102,7 +102,7 @@ class StreamPlan:
 
 @attrs.frozen
 class Plan:
-    """All streams, the instruments they carry, and the configured symbols that no exchange lists."""
+    """All streams, the instruments they carry, and the configured symbols and patterns that match nothing listed."""
 
     streams: tuple[StreamPlan, ...]
     instruments: tuple[Instrument, ...]

@@ -60,7 +60,7 @@ def test_a_step_forwards_is_followed_and_reported_once() -> None:
     assert clock.check_step() == 0
 
 
-def test_a_step_back_is_reported_and_not_followed() -> None:
+def test_a_step_back_is_reported_once_and_not_followed() -> None:
     machine = Machine()
     clock = machine.clock()
     before = clock.now()
@@ -70,6 +70,7 @@ def test_a_step_back_is_reported_and_not_followed() -> None:
     assert clock.check_step() == -HOUR_NS
     assert clock.now() == before
     machine.pass_ns(10)
+    assert clock.check_step() == 0
     assert clock.now() == before + 10
 
 
@@ -81,8 +82,25 @@ def test_a_wall_clock_that_was_set_back_and_forth_again_is_agreed_with() -> None
 
     machine.step(HOUR_NS)
 
-    assert clock.check_step() == 0
+    assert clock.check_step() == HOUR_NS
     assert clock.now() == machine.wall
+    assert clock.check_step() == 0
+
+
+def test_a_step_back_and_a_larger_one_forth_is_followed_as_far_as_it_is_ahead() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    machine.step(-HOUR_NS)
+    clock.check_step()
+
+    machine.step(3 * HOUR_NS)
+
+    assert clock.check_step() == 3 * HOUR_NS
+    assert clock.now() == machine.wall
+    machine.step(-HOUR_NS)
+    assert clock.check_step() == -HOUR_NS
+    machine.step(-HOUR_NS)
+    assert clock.check_step() == -HOUR_NS
 
 
 def test_a_difference_too_small_to_be_a_step_is_let_be() -> None:

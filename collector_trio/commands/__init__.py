@@ -44,16 +44,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "run")
-    problem: CollectorError | None = None
+    problem: CollectorError | OSError | None = None
     try:
-        cli.main(arguments, prog_name="python -m collector_trio")
-    except* CollectorError as group:  # alone, or in a group from a nursery
+        cli.main(arguments)
+    except* (CollectorError, OSError) as group:  # alone, or in a group from a nursery
         problem = _first(group)
     if problem is not None:
         click.echo(str(problem), err=True)
         raise SystemExit(2 if isinstance(problem, ConfigError) else 1)
 
 
-def _first(group: BaseExceptionGroup[CollectorError]) -> CollectorError:
+def _first(group: BaseExceptionGroup[CollectorError | OSError]) -> CollectorError | OSError:
     found = group.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found

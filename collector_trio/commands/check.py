@@ -39,6 +39,8 @@ def check(config_path: Path, online: bool, as_json: bool) -> None:
     listings = trio.run(_fetch, config, markets, problems) if online else _kept(config, markets)
     plan = make_plan(config, EXCHANGES, {market: listing.instruments for market, listing in listings.items()})
     problems += [f"{symbol} is not listed" for symbol in plan.unknown]
+    if config.collector.data_dir.exists() and not config.collector.data_dir.is_dir():
+        problems.append(f"{config.collector.data_dir} is not a folder; [collector] data_dir names where data goes")
     if online:
         problems += trio.run(_probe, config, plan)
     unknown = [market for market in markets if market not in listings]
@@ -139,6 +141,7 @@ def _print(
             named = f"{subscription.channel:7} {subscription.native_symbol:12} {subscription.argument}"
             click.echo(f"  {named} ({expected}{silence})")
         click.echo("  budgets: " + ", ".join(f"{name} {rate}" for name, rate in budgets.items()))
-    click.echo(f"\n{len(plan.streams)} sockets, no polls.")
+    known = "" if not unknown else " for the markets whose instruments are known"
+    click.echo(f"\n{len(plan.streams)} sockets{known}, no polls.")
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)

@@ -23,10 +23,7 @@ _STAMP = re.compile(rb"(\d{10}|\d{13}|\d{16}|\d{19})[ \t]+(?=\S)")
 _TO_NS = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}
 
 
-@click.command(
-    epilog="""Example: echo '{"e":"trade","s":"BNBBTC","t":1,"p":"0.1","q":"2","T":1672515782136,"m":true}' |
-    python -m collector_trio decode --exchange binance --market spot"""
-)
+@click.command(epilog="Example: python -m collector_trio decode --exchange binance --market spot frames.txt")
 @click.option("--exchange", type=click.Choice(list(EXCHANGES)), required=True)
 @click.option("--market", type=click.Choice(["spot", "perp", "index"]), required=True)
 @click.option(

@@ -43,7 +43,7 @@ channels = ["trades", "book"]
 
 
 @click.command(epilog="Example: python -m collector_trio demo --for 30s")
-@click.option("--for", "for_s", type=Duration(), default=30.0, show_default="30s", help="How long to record.")
+@click.option("--for", "for_s", type=Duration(), default=30.0, help="How long to record; default: 30s.")
 @click.option(
     "--data-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-data"), show_default=True,
     help="Where to record; emptied first if a demo made it.",

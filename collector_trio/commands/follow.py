@@ -40,11 +40,23 @@ def follow(data_dir: Path, log_form: str, log_level: str) -> None:
             if held:
                 ended = False
                 prepare(data_dir)
+                refused = ""
                 while True:
-                    stored = store_sealed(data_dir, log)
-                    if stored:
-                        log.debug("stored", segments=stored)
+                    try:
+                        stored = store_sealed(data_dir, log)
+                    except OSError as error:  # such as a full disk: what is sealed stays, and is tried again
+                        if refused != str(error):
+                            refused = str(error)
+                            log.error("cannot store", reason=refused)
+                    else:
+                        if refused:
+                            refused = ""
+                            log.info("stores again")
+                        if stored:
+                            log.debug("stored", segments=stored)
                     if ended:
+                        if refused:
+                            raise CollectorError(f"{data_dir}: cannot store: {refused}")
                         return
                     ended = not _input_goes_on()
         if not waiting:

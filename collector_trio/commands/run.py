@@ -11,8 +11,9 @@ from collector_trio import app
 from collector_trio.commands.options import Duration, config_option, json_option, load
 from collector_trio.config import Config
 from collector_trio.ops.log import set_up_logging
+from collector_trio.streams.supervisor import Stream
 
-# After a longer run, or with frames left to store, the files are not read through at the end, when a supervisor waits:
+# After a longer run, a signal, or with frames left to store, the files are not read through: a supervisor waits, and
 # `summary` does that at leisure.
 SUMMARIZE_UP_TO_S = 900.0
 
@@ -34,30 +35,20 @@ async def record(config: Config, for_s: float | None) -> app.Report:
 
 
 def print_report(config: Config, report: app.Report, as_json: bool) -> None:
-    """Print this run's counters, and what the tables hold of it."""
-    from collector_trio.commands.summary import print_summary
-    from collector_trio.followers.summary import summarize
-
+    """Print this run's counters, and what the tables hold of it where nobody waits for the process to be gone."""
     seconds = (report.ended_ns - report.started_ns) / 1e9
     data_dir = config.collector.data_dir
-    counters = [
-        {
-            "stream": stream.plan.name,
-            "sessions": stream.sessions,
-            "live": stream.lived,
-            "frames": stream.frames,
-            "bytes": stream.bytes,
-            "ended": dict(stream.ended),
-        }
-        for stream in report.streams
-    ]
-    stored = seconds <= SUMMARIZE_UP_TO_S and not report.frames_left
-    summary = summarize(data_dir, report.started_ns) if stored else None
+    at_leisure = not report.signalled and not report.frames_left and seconds <= SUMMARIZE_UP_TO_S
+    summary = None
+    if at_leisure:
+        from collector_trio.followers.summary import summarize
+
+        summary = summarize(data_dir, first_segment=report.first_segment)
     if as_json:
         document = {
             "data_dir": str(data_dir),
             "seconds": seconds,
-            "streams": counters,
+            "streams": [_counters(stream) for stream in report.streams],
             "frames_left": report.frames_left,
             "summary": summary and summary.document(),
         }
@@ -65,17 +56,30 @@ def print_report(config: Config, report: app.Report, as_json: bool) -> None:
         click.echo()
         return
     click.echo(f"Recorded for {seconds:.1f} s into {data_dir}:")
-    for counter, stream in zip(counters, report.streams, strict=True):
+    for stream in report.streams:
         ended = ", ".join(f"{reason} {count}" for reason, count in stream.ended.items()) or "none"
         click.echo(
-            f"  {counter['stream']}: {counter['frames']} frames in {counter['sessions']} sessions "
-            f"({counter['live']} live), disconnects: {ended}"
+            f"  {stream.plan.name}: {stream.frames} frames in {stream.sessions} sessions "
+            f"({stream.lived} live), disconnects: {ended}"
         )
-    if not counters:
-        click.echo("  nothing: no market's instruments could be had")
+    if not report.streams:
+        click.echo("  nothing: no stream could be planned; the log says why")
     if report.frames_left:
         click.echo(f"{report.frames_left} frames are not stored yet; the next start stores them.")
     if summary is None:
         click.echo(f"What has been recorded: python -m collector_trio summary --data-dir {data_dir}")
     else:
-        print_summary(summary)
+        from collector_trio.commands.summary import print_summary
+
+        print_summary(summary, sessions=False)
+
+
+def _counters(stream: Stream) -> dict[str, object]:
+    return {
+        "stream": stream.plan.name,
+        "sessions": stream.sessions,
+        "live": stream.lived,
+        "frames": stream.frames,
+        "bytes": stream.bytes,
+        "ended": dict(stream.ended),
+    }

@@ -47,8 +47,8 @@ def summary(data_dir: Path, since_ns: int, as_json: bool) -> None:
         print_summary(found)
 
 
-def print_summary(found: Summary) -> None:
-    """Print the tables and the frame equation for people."""
+def print_summary(found: Summary, *, sessions: bool = True) -> None:
+    """Print the tables, what became of the sessions, and the frame equation for people."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120
@@ -71,7 +71,7 @@ def print_summary(found: Summary) -> None:
         )
     console.print(rows if found.tables else "No rows yet.")
     console.print()
-    for stream in found.sessions:
+    for stream in found.sessions if sessions else ():
         reasons = ", ".join(f"{reason} {count}" for reason, count in stream.reasons.items())
         console.print(f"{stream.stream}: {stream.sessions} sessions, {stream.live} live; ended: {reasons}")
     frames = found.frames

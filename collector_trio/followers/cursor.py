@@ -31,7 +31,11 @@ def load_cursor(data_dir: Path, name: str = NAME) -> Cursor:
     """Return how far a follower is."""
     try:
         return Cursor(**json.loads(cursor_path(data_dir, name).read_bytes()))
-    except FileNotFoundError:
+    except (
+        FileNotFoundError,
+        ValueError,
+        TypeError,
+    ):  # none yet, or damaged: then all is stored again, under the same names
         return Cursor()
 
 

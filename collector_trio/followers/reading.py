@@ -35,11 +35,11 @@ class Picture:
     unstored: list[Segment]
 
 
-def look(data_dir: Path) -> Picture:
-    """Take stock of a data dir."""
+def look(data_dir: Path, first_segment: int = 0) -> Picture:
+    """Take stock of a data dir, from number `first_segment` on."""
     while True:
         cursor = load_cursor(data_dir).segment
-        unstored = segments_behind(data_dir, cursor)
+        unstored = segments_behind(data_dir, max(cursor, first_segment - 1))
         if load_cursor(data_dir).segment == cursor:
             break  # else one we did not see may have been stored, and deleted, before we looked
     # Files of a later segment than we know of came after our look. Where nothing but tables was kept, all count.
@@ -50,7 +50,7 @@ def look(data_dir: Path) -> Picture:
         for path in sorted((data_dir / name).glob("**/*.parquet")):
             if found := _NUMBER.search(path.name):
                 number = int(found[1])
-                if number not in folded and (newest is None or number <= newest):
+                if number >= first_segment and number not in folded and (newest is None or number <= newest):
                     files[name].append(path)
     return Picture(files, unstored)
 
@@ -80,7 +80,9 @@ def _unstored_rows(segments: list[Segment]) -> dict[str, pa.Table]:
     return {table: pa.concat_tables(found).unify_dictionaries() for table, found in rows.items()}
 
 
-def with_views(data_dir: Path, work: Callable[[duckdb.DuckDBPyConnection, Picture], _Result]) -> _Result:
+def with_views(
+    data_dir: Path, work: Callable[[duckdb.DuckDBPyConnection, Picture], _Result], first_segment: int = 0
+) -> _Result:
     """Return what `work` makes of the views of one picture; when a file vanishes under it, of the next picture.
 
     Raises CollectorError where `data_dir` is no folder, or its files do not stay for long enough, and duckdb.Error.
@@ -88,7 +90,7 @@ def with_views(data_dir: Path, work: Callable[[duckdb.DuckDBPyConnection, Pictur
     if not data_dir.is_dir():
         raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
     for _ in range(ATTEMPTS):
-        picture = look(data_dir)
+        picture = look(data_dir, first_segment)
         try:
             with open_views(picture) as views:
                 return work(views, picture)

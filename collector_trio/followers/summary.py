@@ -74,13 +74,13 @@ class Summary:
         return attrs.asdict(self) | {"frames": attrs.asdict(self.frames) | {"balanced": self.frames.balanced}}
 
 
-def summarize(data_dir: Path, since_ns: int = 0) -> Summary:
-    """Count what was received at `since_ns` (nanoseconds since the epoch) or later."""
+def summarize(data_dir: Path, since_ns: int = 0, first_segment: int = 0) -> Summary:
+    """Count what was received from `since_ns` (nanoseconds since the epoch) and segment number `first_segment` on."""
 
     def count(views: duckdb.DuckDBPyConnection, picture: Picture) -> Summary:
         return Summary(_tables(views, picture, since_ns), _sessions(views, since_ns), _frames(views, since_ns))
 
-    return with_views(data_dir, count)
+    return with_views(data_dir, count, first_segment)
 
 
 _TRADE_COVERAGE = "100.0 * count(DISTINCT id) / (max(id) - min(id) + 1)"

@@ -10,7 +10,7 @@ is ever written behind a torn record.
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,12 +19,12 @@ import trio
 
 from collector_trio.journal.records import FORMAT, Batch, Letter, encode_batch, encode_note
 from collector_trio.journal.recover import Numbers, save_numbers
-from collector_trio.journal.segments import journal_dir, segment_path, sync_folder
+from collector_trio.journal.segments import journal_dir, point_at, segment_path, sync_folder
 
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
 RETRY_S = 1.0  # how often a refused write is tried again
-MAX_WAITING_NOTES = 10_000  # while the disk is full; sessions end and begin a few times a minute
+MAX_WAITING_NOTES = 100_000  # while the disk is full: weeks of sessions that begin and end a few times a minute
 
 Offload = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -66,12 +66,14 @@ class Journal:
     sync_every_s: float
     offload: Offload
     on_sealed: Callable[[int], None]
+    on_refusal: Callable[[str | None], None]  # why the disk refuses, None: it accepts again
     segment_bytes: int = SEGMENT_BYTES
     _file: _File | None = None
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
     _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
     _received: dict[int, _Received] = attrs.field(factory=dict)  # by session, for the next head
-    _waiting: deque[tuple[Letter, int, dict[str, Any]]] = attrs.field(factory=lambda: deque(maxlen=MAX_WAITING_NOTES))
+    _waiting: deque[tuple[Letter, int, dict[str, Any]]] = attrs.field(factory=deque)
+    _dropped_notes: int = 0
     _refused_since_ns: int | None = None
     _room: trio.Event = attrs.field(factory=trio.Event)
     bytes_written: int = 0
@@ -104,7 +106,8 @@ class Journal:
         """Append what no frame says. With `current`, repeat it (marked `again`) at the head of every segment until
         `forget`.
 
-        While the disk refuses, notes wait (the newest `MAX_WAITING_NOTES`).
+        While the disk refuses, notes wait, but ticks do not; beyond `MAX_WAITING_NOTES` the newest are dropped and
+        counted.
         """
         now = self.clock()
         if (
@@ -112,11 +115,19 @@ class Journal:
             or not self._rotate_if_due(now)
             or not self._write_note(letter, now, value)
         ):
-            self._waiting.append((letter, now, value))
+            self._wait(letter, now, value)
         if current is not None:
             self._current[current] = (letter, value)
             if letter is Letter.OPENED:
                 self._received[value["session"]] = _Received()
+
+    def _wait(self, letter: Letter, ns: int, value: dict[str, Any]) -> None:
+        if letter is Letter.TICK:
+            return
+        if len(self._waiting) < MAX_WAITING_NOTES:
+            self._waiting.append((letter, ns, value))
+        else:
+            self._dropped_notes += 1
 
     def update(self, current: str, **facts: Any) -> None:
         """Change what the next segment's head will say under `current`."""
@@ -159,7 +170,8 @@ class Journal:
         os.close(file.fd)
         file.path.rename(file.path.with_suffix(".log"))
         sync_folder(file.path.parent)
-        save_numbers(self.data_dir, self.numbers)
+        with suppress(OSError):  # a copy for the day the segments are gone; the next seal writes it again
+            save_numbers(self.data_dir, self.numbers)
 
     def _rotate_if_due(self, now_ns: int) -> bool:
         """Seal the running segment when it is old, large or of another UTC hour, and have one open. False when the disk
@@ -185,8 +197,8 @@ class Journal:
         path = segment_path(journal_dir(self.data_dir), number, now_ns)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError:
-            self._refuse(now_ns)
+        except OSError as error:
+            self._refuse(now_ns, str(error))
             return False
         self._file = _File(fd, path, 0, number, now_ns)
         head = {
@@ -207,6 +219,7 @@ class Journal:
             self._file = None
             return False
         self.numbers.segment += 1
+        point_at(path)
         return True
 
     def _write_note(self, letter: Letter, ns: int, value: dict[str, Any]) -> bool:
@@ -215,12 +228,13 @@ class Journal:
     def _write(self, record: bytes) -> bool:
         file = self._file
         assert file is not None, "a segment is opened before anything is written"
+        reason = "a short write: the disk is full"
         try:
             written = os.write(file.fd, record)
-        except OSError:
-            written = 0
+        except OSError as error:
+            written, reason = 0, str(error)
         if written != len(record):
-            self._refuse(self.clock())
+            self._refuse(self.clock(), reason)
             self._cut()
             return False
         file.size += written
@@ -236,14 +250,17 @@ class Journal:
             return False
         return True
 
-    def _refuse(self, now_ns: int) -> None:
+    def _refuse(self, now_ns: int, reason: str) -> None:
         if self._refused_since_ns is None:
             self._refused_since_ns = now_ns
             self._room = trio.Event()
+            self.on_refusal(reason)
 
     def _try_again(self) -> None:
         since_ns, now_ns = self._refused_since_ns, self.clock()
         refusal = {"since_ns": since_ns, "until_ns": now_ns}
+        if self._dropped_notes:
+            refusal["dropped_notes"] = self._dropped_notes
         if not self._cut() or not self._rotate_if_due(now_ns) or not self._write_note(Letter.REFUSAL, now_ns, refusal):
             return
         while self._waiting:
@@ -251,8 +268,9 @@ class Journal:
             if not self._write_note(letter, ns, value):
                 return
             self._waiting.popleft()
-        self._refused_since_ns = None
+        self._refused_since_ns, self._dropped_notes = None, 0
         self._room.set()
+        self.on_refusal(None)
 
     def seal(self) -> None:
         """End the running segment for good. What waits for room is tried once more."""
@@ -279,12 +297,13 @@ def open_journal(
     sync_every_s: float,
     offload: Offload,
     on_sealed: Callable[[int], None] = lambda number: None,
+    on_refusal: Callable[[str | None], None] = lambda reason: None,
 ) -> Iterator[Journal]:
     """Own the running segment; whatever ends the block, it is sealed and every file closed.
 
     The caller holds the data dir's lock, and runs `Journal.run` in a nursery inside the block.
     """
-    journal = Journal(data_dir, numbers, clock, int(segment_s * 1e9), sync_every_s, offload, on_sealed)
+    journal = Journal(data_dir, numbers, clock, int(segment_s * 1e9), sync_every_s, offload, on_sealed, on_refusal)
     try:
         yield journal
     finally:

@@ -13,7 +13,15 @@ LEVEL = 1  # measured: level 3 was larger and slower on this data
 
 
 def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> None:
-    """Compress or delete the segments up to number `confirmed`, as `keep` says: seconds, "until stored" or "forever".
+    """Compress or delete all segments up to number `confirmed` that are due; see `tidy_one`."""
+    while tidy_one(data_dir, confirmed, keep, min_free_bytes, now_s):
+        pass
+
+
+def tidy_one(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> bool:
+    """Compress or delete the first segment up to number `confirmed` that is due; tell whether there was one.
+
+    `keep` is seconds, "until stored" or "forever". One at a time, so that a stop need not wait for more.
 
     Below `min_free_bytes` of free space the oldest go first, whatever `keep` says. What a follower still needs never
     goes. What somebody else removed, or a disk too full for the copy, is no reason to stop.
@@ -26,11 +34,13 @@ def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int,
             expired = keep == "until stored" or (not isinstance(keep, str) and age_s > keep)
             if expired or shutil.disk_usage(data_dir).free < min_free_bytes:
                 segment.path.unlink()
-            elif segment.path.name.endswith(".log"):
-                _compress(segment)
+                return True
+            if segment.path.name.endswith(".log") and _compress(segment):
+                return True
+    return False
 
 
-def _compress(segment: Segment) -> None:
+def _compress(segment: Segment) -> bool:
     """Replace a segment by its zstd copy. Readers prefer the text while both exist; the copy keeps the age of what was
     recorded.
     """
@@ -40,7 +50,8 @@ def _compress(segment: Segment) -> None:
     try:
         write_whole(packed, data)
     except OSError:
-        return  # the text stays, and is tried again next time
+        return False  # the text stays, and is tried again next time
     os.utime(packed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     segment.path.unlink()
     sync_folder(packed.parent)
+    return True

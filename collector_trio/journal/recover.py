@@ -68,6 +68,8 @@ def recover(data_dir: Path) -> Recovered:
     a copy of the segment is set aside, and readers skip the damage. A segment without any whole record is set aside.
     """
     recovered = Recovered(_load_numbers(data_dir), {}, 0, 0)
+    for part in journal_dir(data_dir).glob("*.part"):  # of a copy that was being written
+        part.unlink()
     segments = list_segments(journal_dir(data_dir))
     sealed = [segment for segment in segments if not segment.is_open]
     for segment in sealed[-1:]:  # what was open at its end, should the last run have died while it began
@@ -89,9 +91,9 @@ def save_numbers(data_dir: Path, numbers: Numbers) -> None:
 def _load_numbers(data_dir: Path) -> Numbers:
     try:
         saved = json.loads((state_dir(data_dir) / "numbers.json").read_bytes())
-    except FileNotFoundError:
+        return Numbers(**saved)
+    except (FileNotFoundError, ValueError, TypeError):  # gone or damaged: the segments know, if there are any
         return Numbers()
-    return Numbers(**saved)
 
 
 def _seal(segment: Segment, recovered: Recovered) -> None:

@@ -97,6 +97,15 @@ def _unpack(path: Path, data: bytes) -> bytes:
     return b"".join(parts)
 
 
+def point_at(path: Path) -> None:
+    """Let the link `current` beside `path` lead to it, for `tail -F`. Where links cannot be, there is none."""
+    link, part = path.with_name("current"), path.with_name(".current")
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+        part.symlink_to(path.name)
+        part.replace(link)
+
+
 def list_segments(folder: Path) -> list[Segment]:
     """List the segments in order; of a number that is there twice (compressed just now) the uncompressed one."""
     found: dict[int, Segment] = {}
@@ -123,7 +132,11 @@ def _listed(folder: Path) -> set[str]:
 
 
 def one_segment(path: Path) -> Segment:
-    """Take any file as a segment, for journals that were moved elsewhere; a name without a number counts as 0."""
+    """Take any file as a segment, for journals that were moved elsewhere; a name without a number counts as 0. A link
+    such as `current` is the segment it leads to.
+    """
+    if path.is_symlink():
+        path = path.resolve()
     number = path.name.partition("-")[0]
     return Segment(int(number) if number.isdecimal() else 0, path)
 
@@ -139,7 +152,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader, or a crash, finds the old or the new content and never a part."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
         with part.open("wb") as file:
             file.write(data)

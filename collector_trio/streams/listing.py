@@ -41,7 +41,7 @@ def load_listing(data_dir: Path, exchange: str, market: str) -> Listing | None:
 
 
 def keep_listing(data_dir: Path, exchange: str, market: str, listing: Listing) -> None:
-    """Keep `listing` for the next start."""
+    """Keep `listing` for the next start. Raises OSError, for one when the disk is full."""
     path = _path(data_dir, exchange, market)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(cattrs.unstructure(listing)).encode())
@@ -56,11 +56,25 @@ async def fetch_listing(
 ) -> Listing:
     """Ask the exchange once. Raises HttpFailed or BadAnswer; a market without a single instrument is a bad answer."""
     request = exchange.instruments_request(market)
-    await weight.take(request.weight)
-    instruments = exchange.parse_instruments(market, await client.get(request.path))
+    await weight.take(min(request.weight, weight.rate.limit))  # a small share of a budget still asks, and waits longer
+    body = await client.get(request.path)
+    instruments = await trio.to_thread.run_sync(exchange.parse_instruments, market, body, limiter=listing_threads())
     if not instruments:
         raise BadAnswer(f"{exchange.NAME} lists no instruments of market {market}")
     return Listing(tuple(instruments), clock())
+
+
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("listing_threads")
+
+
+def listing_threads() -> trio.CapacityLimiter:
+    """Return the run's limiter for reading and writing listings: they are megabytes, and the event loop goes on."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(1)
+        _limiter.set(limiter)
+        return limiter
 
 
 async def obtain_listing(exchange: Exchange, market: str, base_url: str, around: Surroundings) -> Listing:
@@ -68,7 +82,7 @@ async def obtain_listing(exchange: Exchange, market: str, base_url: str, around:
     again.
     """
     log = around.log.bind(exchange=exchange.NAME, market=market)
-    weight = around.budgets.get(f"{exchange.NAME} {market} weight", exchange.limits(market).weight)
+    weight = around.budgets.get(f"{exchange.NAME} {market} weight", exchange.limits(market).weight.share(around.share))
     path = exchange.instruments_request(market).path
     facts = {"exchange": exchange.NAME, "market": market, "url": base_url + path}
     failed = False

@@ -96,6 +96,7 @@ class Session:
     live_ns: int | None = None
     live_at: float | None = None  # trio time
     ending: ConnectionEnded | None = None
+    refusal: str = ""  # the exchange's last error, which may not say what it is about
     _watched: dict[tuple[str, str], Watched] = attrs.field(factory=dict)
     _unproven: set[tuple[str, str]] = attrs.field(factory=set)
     _heard_at: float = 0.0
@@ -189,6 +190,7 @@ class Session:
 
     def _take_control(self, control: Control) -> None:
         if control.kind is ControlKind.ERROR:
+            self.refusal = f"{control.code}: {control.text}"
             self.log.warning("refused by the exchange", code=control.code, text=control.text, request=control.request)
             named = self._watched.get((control.channel or "", control.native_symbol or ""))
             if named is not None:
@@ -276,7 +278,8 @@ class Session:
             first = late[0].subscription
             named = f"{first.channel} {first.native_symbol}" + (f" and {len(late) - 1} more" if late[1:] else "")
             reason = "silent" if self.live_at is not None else "unproven"
-            raise ConnectionEnded(reason, f"no data for {silent_s:.1f} s ({named})")
+            said = f"; the exchange had said {self.refusal}" if self.refusal else ""
+            raise ConnectionEnded(reason, f"no data for {silent_s:.1f} s ({named}){said}")
         spoken_since = [w for w in late if self._heard_at > (w.heard_at or w.asked_at or 0.0)]
         for watched in spoken_since:
             await self._ask_again(connection, watched)

@@ -77,6 +77,7 @@ class Surroundings:
     connect: Connect
     open_client: Callable[[str], AbstractAsyncContextManager[HttpClient]]  # of a REST base URL
     budgets: Budgets
+    share: float  # of what a venue allows per IP address
     log: FilteringBoundLogger
 
 

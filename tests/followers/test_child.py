@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 # A follower that says on a file what it does. It does as it is told there, too.
 SCRIPTED = """
-import os, sys, time
+import os, signal, sys, time
 folder, script = sys.argv[1:]
 def say(text):
     with open(folder + "/said", "a") as file:
@@ -42,7 +42,8 @@ for line in sys.stdin:
     say(line.strip())
 say("end of input")
 if script == "linger":
-    time.sleep(3600)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
 if script == "fail":
     sys.exit(4)
 """

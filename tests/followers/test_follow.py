@@ -15,7 +15,7 @@ from collector_trio.followers.cursor import Cursor, load_cursor, lock_cursor
 from collector_trio.followers.reading import query
 
 from ..journal.writing import leave_open, segments
-from .recordings import record_some
+from .recordings import record_some, store
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -59,39 +59,45 @@ def finish(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     return process.wait(PATIENCE_S), said
 
 
-def test_it_stores_what_is_sealed_reports_damage_and_ends_with_its_input(tmp_path: Path) -> None:
+def test_it_stores_what_is_sealed_reports_damage_hears_of_new_segments_and_ends_with_its_input(tmp_path: Path) -> None:
     record_some(tmp_path, 3)
-    leave_open(tmp_path)
     (damaged, *_) = segments(tmp_path)
     damaged.path.write_bytes(damaged.read().replace(b'"id":1}', b'"id":2}'))
-
-    done = subprocess.run(command(tmp_path), stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT, check=False)
-
-    assert done.returncode == 0
-    (line,) = done.stderr.decode().splitlines()
-    event = json.loads(line)
-    assert (event["level"], event["event"], event["path"]) == ("error", "journal damaged", str(damaged.path))
-    assert event["start"] < event["end"]
-    assert load_cursor(tmp_path) == Cursor(2, 15)
-
-
-def test_it_stores_a_segment_when_it_is_told_of_it_and_what_came_after_the_last_word_too(tmp_path: Path) -> None:
-    record_some(tmp_path, 3)
     second, first = leave_open(tmp_path, 2), leave_open(tmp_path, 1)
     with following(tmp_path, "--log-level", "debug") as process:
         assert process.stdin is not None
+        event = next_line(process)
+        assert (event["level"], event["event"], event["path"]) == ("error", "journal damaged", str(damaged.path))
+        assert event["start"] < event["end"]
         assert next_line(process)["segments"] == 1
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
         first.rename(first.with_suffix(".log"))
         process.stdin.write(b"sealed\n")
         assert next_line(process)["segments"] == 1
-        second.rename(second.with_suffix(".log"))
+        second.rename(second.with_suffix(".log"))  # of this one nobody tells it
 
         code, said = finish(process)
 
     assert code == 0
     assert "Traceback" not in said
     assert load_cursor(tmp_path) == Cursor(3, 22)
+
+
+def test_a_disk_that_takes_nothing_is_said_once_and_what_is_sealed_is_stored_when_it_does(tmp_path: Path) -> None:
+    record_some(tmp_path, 1)
+    (tmp_path / "tmp").write_bytes(b"")  # where a folder is wanted: nothing can be built
+    with following(tmp_path, "--log-level", "debug") as process:
+        assert process.stdin is not None
+        assert next_line(process)["event"] == "cannot store"
+        for _ in range(3):
+            process.stdin.write(b"sealed\n")
+        (tmp_path / "tmp").unlink()
+        assert next_line(process)["event"] == "stores again"
+        assert next_line(process)["event"] == "stored"
+        (tmp_path / "tmp").rmdir()
+        assert finish(process) == (0, "")
+
+    assert load_cursor(tmp_path) == Cursor(1, 8)
 
 
 def test_two_followers_never_run_at_once(tmp_path: Path) -> None:
@@ -125,16 +131,17 @@ def test_a_follower_that_waits_goes_on_when_the_other_ends_and_says_once_that_it
 
 def test_a_follower_killed_while_it_stores_costs_and_doubles_no_row(tmp_path: Path) -> None:
     record_some(tmp_path, 12)
-    whole = query(tmp_path, "SELECT * FROM trades ORDER BY frame")
+    counted = [(12 * 4, 12 * 4)]
+    asked = "SELECT count(*), count(DISTINCT (exchange, symbol, id)) FROM trades"
     with following(tmp_path) as process:
         deadline = time.monotonic() + PATIENCE_S
         while load_cursor(tmp_path).segment < 3:
             assert time.monotonic() < deadline
             time.sleep(0.002)  # a look at a file now and then, not a wait for it
         process.kill()
-    assert query(tmp_path, "SELECT * FROM trades ORDER BY frame") == whole
+    assert query(tmp_path, asked)[1] == counted
 
-    subprocess.run(command(tmp_path), stdin=subprocess.DEVNULL, cwd=ROOT, check=True)
+    store(tmp_path)
 
     assert load_cursor(tmp_path).segment == 12
-    assert query(tmp_path, "SELECT * FROM trades ORDER BY frame") == whole
+    assert query(tmp_path, asked)[1] == counted

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import structlog
 
 from collector_trio.errors import CollectorError
 from collector_trio.followers import reading, tables
@@ -110,6 +111,8 @@ def test_a_follower_that_stores_and_a_recorder_that_deletes_between_two_looks_hi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_some(tmp_path, 3)
+    (first, *_) = segments(tmp_path)
+    tables.store(tmp_path, first, 1, structlog.get_logger())
     listed = reading.segments_behind
 
     def late(data_dir: Path, segment: int) -> Any:
@@ -153,8 +156,8 @@ def after_the_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None],
     """Let something happen between the first looks and the reading; return a list that grows by one per look."""
     real, looks = reading.look, list[int]()
 
-    def looking(data_dir: Path) -> reading.Picture:
-        picture = real(data_dir)
+    def looking(data_dir: Path, first_segment: int = 0) -> reading.Picture:
+        picture = real(data_dir, first_segment)
         looks.append(1)
         if len(looks) <= times:
             happens()
@@ -284,7 +287,7 @@ def test_one_picture_answers_several_questions_alike(tmp_path: Path) -> None:
     assert look(tmp_path).unstored
 
 
-SEGMENTS = 24
+SEGMENTS = 16
 STORE_AND_DELETE = """
 import sys
 from pathlib import Path
@@ -327,7 +330,7 @@ from tests.followers.recordings import binance_trade, recording, store
 with recording(Path(sys.argv[1])) as recorder:
     session = recorder.open()
     print("ready", flush=True)
-    for number in range(1, 121):
+    for number in range(1, 91):
         recorder.receive(session, binance_trade(number))
         if number % 10 == 0:
             recorder.next_segment()
@@ -352,4 +355,4 @@ def test_what_is_seen_while_it_is_recorded_only_grows_and_has_no_holes(tmp_path:
     assert recorder.returncode == 0
     assert found == sorted(found)
     assert len(set(found)) > 3
-    assert query(tmp_path, asked)[1] == [(120, 120, 120)]
+    assert query(tmp_path, asked)[1] == [(90, 90, 90)]

@@ -252,6 +252,19 @@ def test_what_a_crash_left_half_built_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "tmp").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"segment": 2, "next_frame": 3, "later": 4}'])
+def test_a_cursor_that_cannot_be_read_means_storing_all_again_under_the_same_names(
+    tmp_path: Path, content: bytes
+) -> None:
+    record_some(tmp_path, 2)
+    store(tmp_path)
+    before = files(tmp_path)
+    (tmp_path / "state" / "tables.cursor").write_bytes(content)
+
+    assert store(tmp_path) == 2
+    assert files(tmp_path) == before
+
+
 def test_the_cursor_can_be_held_once(tmp_path: Path) -> None:
     with lock_cursor(tmp_path) as first, lock_cursor(tmp_path) as second:
         assert (first, second) == (True, False)

@@ -44,7 +44,7 @@ async def main(data_dir: Path, how: str) -> None:
                 frame = b"%d " % number + b"x" * (number * 37 % 800)
                 while not journal.append(1, clock(), [frame]):
                     refused += 1
-                    journal.note(Letter.TICK, {"meanwhile": number})
+                    journal.note(Letter.SUBSCRIBE, {"meanwhile": number})
                     check_whole(journal, data_dir)
                     make_room(how, ballast)
                     await journal.room()
@@ -60,7 +60,7 @@ async def main(data_dir: Path, how: str) -> None:
         "numbers": [number for number, _ in read],
         "frames": [int(frame.split()[0]) for _, frame in read],
         "refusals": notes(data_dir, Letter.REFUSAL),
-        "meanwhile": [value["meanwhile"] for value in notes(data_dir, Letter.TICK)],
+        "meanwhile": [value["meanwhile"] for value in notes(data_dir, Letter.SUBSCRIBE)],
         "damages": [str(record) for record in everything(data_dir) if isinstance(record, Damage)],
     }
     sys.stdout.write(json.dumps(document))

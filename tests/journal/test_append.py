@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from collector_trio.journal.append import in_thread, open_journal
 from collector_trio.journal.records import Batch, Letter, Note, read_records
 from collector_trio.journal.recover import lock_data_dir, recover
-from collector_trio.journal.segments import Segment, journal_dir
+from collector_trio.journal.segments import Segment, journal_dir, one_segment
 
 from .writing import HandClock, batches, everything, journal_in, notes, numbered, records, segments
 
@@ -246,6 +246,19 @@ def test_the_journal_is_text_that_can_be_followed(tmp_path: Path, clock: HandClo
     assert [line.split(" ")[0] for line in lines] == ["#j", "#b", '{"stream":"btcusdt@aggTrade"}', "pong", "#z"]
     assert list(read_records("\n".join([*lines, ""]).encode())) == everything(tmp_path)
     assert journal_dir(tmp_path) == segments(tmp_path)[0].path.parent
+
+
+def test_a_link_leads_to_the_running_segment(tmp_path: Path, clock: HandClock) -> None:
+    current = journal_dir(tmp_path) / "current"
+    with journal_in(tmp_path, clock) as (journal, _):
+        for number in (1, 2):
+            journal.append(1, clock(), [b"frame %d" % number])
+            clock.advance(61)
+
+            assert b"\nframe %d\n" % number in current.read_bytes()
+            assert one_segment(current).number == number
+            assert one_segment(current).is_open
+            assert [segment.number for segment in segments(tmp_path)] == [1, 2][:number]
 
 
 @pytest.mark.parametrize("how_many", [0, 1, 5])

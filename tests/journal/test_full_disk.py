@@ -64,7 +64,7 @@ def test_while_it_refuses_nothing_is_written(tmp_path: Path, clock: HandClock, d
         disk.free = 10_000
 
         assert not journal.append(1, clock(), [b"x"])  # the reader waits for `room`, and so do all others
-        journal.note(Letter.TICK, {})
+        journal.note(Letter.SUBSCRIBE, {})
         assert disk.free == 10_000
 
 
@@ -122,12 +122,12 @@ async def test_notes_made_meanwhile_follow_the_refusal_in_their_order_and_with_t
         made_ns = []
         for number in range(100):  # the first of them meets the full disk itself
             made_ns.append(clock.ns)
-            journal.note(Letter.TICK, {"n": number})
+            journal.note(Letter.SUBSCRIBE, {"n": number})
         disk.free = 100_000
         await until_room(journal)
 
     found = everything(tmp_path)
-    ticks = [record for record in found if isinstance(record, Note) and record.letter is Letter.TICK]
+    ticks = [record for record in found if isinstance(record, Note) and record.letter is Letter.SUBSCRIBE]
     assert [tick.value["n"] for tick in ticks] == list(range(100))
     assert [tick.ns for tick in ticks] == [ns + 1 for ns in made_ns]
     refusal = found[2]
@@ -142,7 +142,7 @@ async def test_when_room_suffices_only_for_some_of_the_notes_the_others_wait_on(
         journal.append(1, clock(), [b"first"])
         disk.free = 0
         for number in range(20):
-            journal.note(Letter.TICK, {"n": number})
+            journal.note(Letter.SUBSCRIBE, {"n": number})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.run)
             while journal.is_refusing:
@@ -151,7 +151,7 @@ async def test_when_room_suffices_only_for_some_of_the_notes_the_others_wait_on(
             nursery.cancel_scope.cancel()
         disk.free = 10_000
 
-    assert [value["n"] for value in notes(tmp_path, Letter.TICK)] == list(range(20))
+    assert [value["n"] for value in notes(tmp_path, Letter.SUBSCRIBE)] == list(range(20))
     assert damages(tmp_path) == []
     assert len({value["since_ns"] for value in notes(tmp_path, Letter.REFUSAL)}) == 1
 
@@ -167,7 +167,7 @@ async def test_a_disk_that_fills_up_while_segments_change_loses_nothing(
         clock.advance(61)
         disk.free = room
         assert not journal.append(1, clock(), [b"second"])
-        journal.note(Letter.TICK, {})
+        journal.note(Letter.SUBSCRIBE, {})
         disk.free = 10_000
         await until_room(journal)
         assert journal.append(1, clock(), [b"second"])
@@ -177,7 +177,7 @@ async def test_a_disk_that_fills_up_while_segments_change_loses_nothing(
     assert [segment.number for segment in segments(tmp_path)] == [1, 2]
     first, second = map(records, segments(tmp_path))
     letters = [record.letter if isinstance(record, Note) else None for record in second]
-    assert letters == [Letter.SEGMENT, Letter.OPENED, Letter.REFUSAL, Letter.TICK, None, Letter.SEALED]
+    assert letters == [Letter.SEGMENT, Letter.OPENED, Letter.REFUSAL, Letter.SUBSCRIBE, None, Letter.SEALED]
     assert isinstance(first[-1], Note)
     assert first[-1].letter is Letter.SEALED
 
@@ -258,6 +258,57 @@ async def test_a_full_disk_does_not_end_the_task_that_seals(
     assert numbered(tmp_path) == [(1, b"first"), (2, b"second"), (3, b"third")]
 
 
+async def test_ticks_made_meanwhile_are_not_written_later(
+    tmp_path: Path, clock: HandClock, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """They say that time passed while frames could be received; the refusal says that none could."""
+    with journal_in(tmp_path, clock) as (journal, _):
+        journal.append(1, clock(), [b"first"])
+        disk.free = 0
+        for _ in range(5):
+            journal.note(Letter.TICK, {})
+        disk.free = 10_000
+        await until_room(journal)
+
+    assert notes(tmp_path, Letter.TICK) == []
+    assert len(notes(tmp_path, Letter.REFUSAL)) == 1
+
+
+async def test_notes_beyond_the_bound_are_dropped_and_the_refusal_says_how_many(
+    tmp_path: Path, clock: HandClock, disk: Disk, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector_trio.journal.append.MAX_WAITING_NOTES", 3)
+    with journal_in(tmp_path, clock) as (journal, _):
+        journal.append(1, clock(), [b"first"])
+        for expected in (2, 0):
+            disk.free = 0
+            for number in range(3 + expected):
+                journal.note(Letter.SUBSCRIBE, {"n": number})
+            disk.free = 10_000
+            await until_room(journal)
+
+    assert [value["n"] for value in notes(tmp_path, Letter.SUBSCRIBE)] == [0, 1, 2, 0, 1, 2]
+    assert [value["dropped_notes"] for value in notes(tmp_path, Letter.REFUSAL)] == [2, 0]
+
+
+async def test_somebody_is_told_once_that_the_disk_refuses_and_once_that_it_accepts(
+    tmp_path: Path, clock: HandClock, disk: Disk, autojump_clock: MockClock
+) -> None:
+    told: list[str | None] = []
+    with journal_in(tmp_path, clock) as (journal, _):
+        journal.on_refusal = told.append
+        journal.append(1, clock(), [b"first"])
+        disk.free = 0
+        for _ in range(3):
+            journal.append(1, clock(), [b"second"])
+            journal.note(Letter.SUBSCRIBE, {})
+        assert told == ["[Errno 28] No space left on device"]
+        disk.free = 10_000
+        await until_room(journal)
+
+    assert told == ["[Errno 28] No space left on device", None]
+
+
 def test_notes_that_waited_are_tried_once_more_at_the_end(tmp_path: Path, clock: HandClock, disk: Disk) -> None:
     with journal_in(tmp_path, clock) as (journal, _):
         journal.append(1, clock(), [b"first"])
@@ -289,7 +340,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_whatever_the_disk_does_exactly_what_was_accepted_is_read_back(steps: list[tuple[str, int]]) -> None:
     async def play(data_dir: Path, disk: Disk) -> tuple[list[bytes], list[int]]:
@@ -303,7 +354,7 @@ def test_whatever_the_disk_does_exactly_what_was_accepted_is_read_back(steps: li
                         if journal.append(1, clock(), frames):
                             accepted += frames
                     elif step == "note":
-                        journal.note(Letter.TICK, {"n": number, "pad": "x" * size})
+                        journal.note(Letter.SUBSCRIBE, {"n": number, "pad": "x" * size})
                         noted.append(number)
                     elif step == "free":
                         disk.free = size
@@ -323,7 +374,7 @@ def test_whatever_the_disk_does_exactly_what_was_accepted_is_read_back(steps: li
         accepted, noted = trio.run(play, data_dir, disk, clock=MockClock(autojump_threshold=0))
 
         assert numbered(data_dir) == list(enumerate(accepted, 1))
-        assert [value["n"] for value in notes(data_dir, Letter.TICK)] == noted
+        assert [value["n"] for value in notes(data_dir, Letter.SUBSCRIBE)] == noted
         assert damages(data_dir) == []
 
 

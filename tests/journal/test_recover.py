@@ -297,6 +297,30 @@ def test_a_full_disk_does_not_keep_a_collector_from_starting(tmp_path: Path, clo
     assert not [record for record in everything(tmp_path) if isinstance(record, Damage)]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"segment": 3, "frame": 4, "session": 5, "later": 6}'])
+def test_numbers_that_cannot_be_read_are_taken_from_the_segments(
+    tmp_path: Path, clock: HandClock, content: bytes
+) -> None:
+    crashed(tmp_path, clock)
+    (tmp_path / "state" / "numbers.json").write_bytes(content)
+
+    with lock_data_dir(tmp_path):
+        numbers = recover(tmp_path).numbers
+
+    assert (numbers.segment, numbers.frame, numbers.session) == (3, 6, 3)
+
+
+def test_copies_that_a_crash_left_half_written_are_removed(tmp_path: Path, clock: HandClock) -> None:
+    crashed(tmp_path, clock)
+    part = tmp_path / "journal" / "000000000001-20261123T123800Z.log.zst.4711.part"
+    part.write_bytes(b"half")
+
+    with lock_data_dir(tmp_path):
+        recover(tmp_path)
+
+    assert not part.exists()
+
+
 # kill -9
 
 # One process that has imported everything forks a recorder for each line it is sent.

@@ -30,7 +30,7 @@ def around(journal: Journal, network: Network) -> Surroundings:
         raise AssertionError("streams ask no REST")
 
     return Surroundings(
-        journal, trio_clock, random.Random(SEED), network.connect, no_rest, Budgets(), structlog.get_logger()  # type: ignore[arg-type]
+        journal, trio_clock, random.Random(SEED), network.connect, no_rest, Budgets(), 1.0, structlog.get_logger()  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ async def test_no_stream_dials_more_than_ten_times_a_minute_however_lucky_the_dr
     network = Network(refuse=lambda attempt: ConnectionEnded("refused", "HTTP 503"))
     surroundings = around(journal, network)
     surroundings = Surroundings(
-        journal, trio_clock, NoDelay(), network.connect, surroundings.open_client, Budgets(), surroundings.log
+        journal, trio_clock, NoDelay(), network.connect, surroundings.open_client, Budgets(), 1.0, surroundings.log
     )
     with trio.move_on_after(600):
         await keep_stream(Stream(plan_of("binance", ("BTC-USDT",))), EXCHANGES["binance"], surroundings)
