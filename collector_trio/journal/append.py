@@ -19,7 +19,7 @@ import trio
 
 from collector_trio.journal.records import FORMAT, Batch, Letter, encode_batch, encode_note
 from collector_trio.journal.recover import Numbers, save_numbers
-from collector_trio.journal.segments import journal_dir, point_at, segment_path, sync_folder
+from collector_trio.journal.segments import journal_dir, point_at, point_nowhere, segment_path, sync_folder
 
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
@@ -285,6 +285,7 @@ class Journal:
             file = self._full.popleft()
             self._finish(file)
             self.on_sealed(file.number)
+        point_nowhere(journal_dir(self.data_dir))
 
 
 @contextmanager

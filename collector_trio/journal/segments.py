@@ -106,6 +106,12 @@ def point_at(path: Path) -> None:
         part.replace(link)
 
 
+def point_nowhere(folder: Path) -> None:
+    """Remove the link: nothing is being written."""
+    with suppress(OSError):
+        (folder / "current").unlink(missing_ok=True)
+
+
 def list_segments(folder: Path) -> list[Segment]:
     """List the segments in order; of a number that is there twice (compressed just now) the uncompressed one."""
     found: dict[int, Segment] = {}
