@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: setup run demo test lint bench lock clean
+.PHONY: setup run demo test soak lint bench lock clean
 
 setup: $(READY)
 
@@ -20,7 +20,10 @@ demo: setup
 	$(PY) -m collector_trio demo
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadgroup
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not soak"
+
+soak: setup
+	$(PY) -m pytest -m soak
 
 bench: setup
 	$(PY) benchmarks/bench.py

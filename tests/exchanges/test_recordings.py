@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,13 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.fixture(scope="module", params=[*HFTBACKTEST, *CRYPTOFEED])
+def _long(names: Iterable[str]) -> list[Any]:
+    """USD-M recordings are long, and this version only decodes that market: one of them is enough for every day."""
+    soaked = {"usdm_btcusdt_202304", "usdm_btcusdt_20240808"}
+    return [pytest.param(name, marks=pytest.mark.soak) if name in soaked else name for name in names]
+
+
+@pytest.fixture(scope="module", params=_long([*HFTBACKTEST, *CRYPTOFEED]))
 def recording(request: pytest.FixtureRequest) -> Recording:
     return load(request.param)
 
@@ -153,7 +159,7 @@ def test_counts_and_ids_are_those_of_the_facts(recording: Recording, facts: dict
 
 
 # All that begin with a snapshot.
-@pytest.mark.parametrize("recording", list(HFTBACKTEST)[1:], indirect=True, scope="module")
+@pytest.mark.parametrize("recording", _long(list(HFTBACKTEST)[1:]), indirect=True, scope="module")
 def test_over_midnight_books_and_trades_are_those_of_tardis(recording: Recording) -> None:
     (snapshot,) = (json.loads(frame) for frame in recording.frames if b'"stream"' not in frame)
     book = Book()
