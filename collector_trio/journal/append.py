@@ -258,9 +258,7 @@ class Journal:
 
     def _try_again(self) -> None:
         since_ns, now_ns = self._refused_since_ns, self.clock()
-        refusal = {"since_ns": since_ns, "until_ns": now_ns}
-        if self._dropped_notes:
-            refusal["dropped_notes"] = self._dropped_notes
+        refusal = {"since_ns": since_ns, "until_ns": now_ns, "dropped_notes": self._dropped_notes}
         if not self._cut() or not self._rotate_if_due(now_ns) or not self._write_note(Letter.REFUSAL, now_ns, refusal):
             return
         while self._waiting:

@@ -342,15 +342,14 @@ async def main(data_dir):
                     first = journal.numbers.frame
                     frames = [b"%d " % n + b"x\\n" * (n * 37 % 150) for n in range(first, first + 1 + first % 4)]
                     assert journal.append(1, time.time_ns(), frames)
-                    sys.stdout.write(f"{journal.numbers.frame - 1}\\n")
-                    sys.stdout.flush()
+                    os.write(1, b"%d\\n" % (journal.numbers.frame - 1))
                     await trio.lowlevel.checkpoint()
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
-        sys.stdout.write(f"{os.getpid()}\\n")
+        os.write(1, b"%d\\n" % os.getpid())
         trio.run(main, Path(sys.argv[1]))
 """
 KILLS = 10
@@ -399,10 +398,10 @@ def read_all(fd: int) -> bytes:
 
 
 def read_until(fd: int, length: int, patience_s: float = 30.0) -> bytes:
-    """Read at least `length` bytes from a pipe, and a whole line."""
+    """Read at least `length` bytes and two whole lines from a pipe: the process's id and an acknowledgement."""
     found = b""
     deadline = time.monotonic() + patience_s
-    while len(found) < length or b"\n" not in found:
+    while len(found) < length or found.count(b"\n") < 2:
         readable, _, _ = select.select([fd], [], [], deadline - time.monotonic())
         assert readable, f"not within {patience_s:g} s: {length} bytes; these came: {found[-100:]!r}"
         data = os.read(fd, 4096)
