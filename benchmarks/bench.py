@@ -96,7 +96,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trades = steps([trade(n, draw) for n in range(MESSAGES)], Path(folder))
         deltas = steps([delta(n, draw) for n in range(MESSAGES // 4)], Path(folder))
-    table = Table("step", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("step", no_wrap=True)
     for name in ("trade µs", "of json.loads", "40-level delta µs", "of json.loads "):
         table.add_column(name, justify="right")
     for step in trades:

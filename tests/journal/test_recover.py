@@ -352,7 +352,7 @@ for line in sys.stdin:
         os.write(1, b"%d\\n" % os.getpid())
         trio.run(main, Path(sys.argv[1]))
 """
-KILLS = 10
+KILLS = 8
 
 
 def test_what_was_acknowledged_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
