@@ -20,7 +20,7 @@ demo: setup
 	$(PY) -m collector_trio demo
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not soak"
+	$(PY) -m pytest -n 2 --dist loadfile -m "not soak"
 
 soak: setup
 	$(PY) -m pytest -m soak

@@ -169,6 +169,6 @@ def _note(note: Note, recovered: Recovered) -> None:
         numbers.session = max(numbers.session, number + 1)
         recovered.open_sessions[number] = {"frames": 0, "bytes": 0} | note.value
     elif note.letter is Letter.LIVE and note.value["session"] in recovered.open_sessions:
-        recovered.open_sessions[note.value["session"]]["live_ns"] = note.ns
+        recovered.open_sessions[note.value["session"]] |= {"live_ns": note.ns} | note.value
     elif note.letter is Letter.ENDED:
         recovered.open_sessions.pop(note.value["session"], None)

@@ -20,6 +20,7 @@ from collector_trio.errors import CollectorError
 from collector_trio.sim.audience import kind_of
 
 BATCH = re.compile(rb"#b (\d+) (\d+) (\d+) (\d+) (\d+) (\w+)")
+SEGMENTS = (".open", ".log", ".log.zst")  # of a journal; what else lies beside them is no part of it
 TIMED = re.compile(rb"(\d{13,19}) +(.*)", re.DOTALL)
 ESCAPE = re.compile(rb"\\(?:\\|n|r|x[0-9a-fA-F]{2})")
 ESCAPED = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
@@ -96,7 +97,8 @@ def _frames(path: Path, skipped: Counter[str]) -> Iterator[RecordedFrame]:
 def _texts(path: Path, skipped: Counter[str]) -> Iterator[tuple[int | None, bytes]]:
     """Give what was received, with its time in nanoseconds if it is known."""
     if path.is_dir():
-        yield from _journal([_content(file) for file in sorted(path.rglob("*")) if file.is_file()], skipped)
+        segments = [file for file in sorted(path.rglob("*")) if file.name.endswith(SEGMENTS) and not file.is_symlink()]
+        yield from _journal([_content(file) for file in segments], skipped)
         return
     content = _content(path)
     if content.startswith(b"#"):

@@ -305,7 +305,7 @@ class Session:
         heard = any(watched.heard_at is not None for watched in self._watched.values())
         if heard or trio.current_time() >= self._sparse_proof_at():
             self.live_at, self.live_ns = trio.current_time(), self.clock()
-            self.journal.note(Letter.LIVE, {"session": self.number})
+            self.journal.note(Letter.LIVE, {"session": self.number, "peer": self.peer})
             self.journal.update(self._name, live_ns=self.live_ns)
             self.log.info("live", peer=self.peer)
 

@@ -90,17 +90,12 @@ def events_until(process: subprocess.Popen[str], event: str, count: int = 1) -> 
     return seen
 
 
-# One worker runs what shares the demo, so that it is recorded once.
-with_demo = pytest.mark.xdist_group("demo")
-
-
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     cwd = tmp_path_factory.mktemp("demo")
     return cwd, call("demo", "--for", "10s", cwd=cwd)
 
 
-@with_demo
 def test_the_demo_ends_with_a_balanced_summary_of_both_markets_and_their_disconnects(
     demo: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -114,7 +109,6 @@ def test_the_demo_ends_with_a_balanced_summary_of_both_markets_and_their_disconn
     assert "-m collector_trio sql" in done.stdout
 
 
-@with_demo
 def test_the_line_the_demo_ends_with_works(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     cwd, done = demo
     line = done.stdout.strip().splitlines()[-1].strip()
@@ -123,7 +117,6 @@ def test_the_line_the_demo_ends_with_works(demo: tuple[Path, subprocess.Complete
     assert answer.stdout.splitlines()[1].split()[:2] == ["binance", "BTC-USDT"]
 
 
-@with_demo
 def test_the_demo_empties_only_what_a_demo_made(
     demo: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -135,7 +128,6 @@ def test_the_demo_empties_only_what_a_demo_made(
     assert (tmp_path / "demo-data" / "mine.txt").exists()
 
 
-@with_demo
 def test_duckdb_polars_pandas_and_pyarrow_read_the_files_with_default_calls(
     demo: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -154,7 +146,6 @@ def test_duckdb_polars_pandas_and_pyarrow_read_the_files_with_default_calls(
         assert pq.read_table(folder).num_rows == counted[0]
 
 
-@with_demo
 def test_what_is_recorded_can_be_asked_for_as_json(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     cwd, _ = demo
     done = call("sql", "--json", "--data-dir", "demo-data", "SELECT symbol, recv FROM trades LIMIT 2", cwd=cwd)

@@ -234,7 +234,7 @@ async def test_a_child_that_does_not_finish_in_time_is_killed(told: Told, script
         kept.stop.set()
         await kept.ended.wait()
 
-    assert 0.2 < trio.current_time() - began < 0.3 + child_module.KILL_S + 1
+    assert 0.3 <= trio.current_time() - began < 20  # it would linger for a minute
     assert told.lines()[1:] == ["end of input"]
     assert is_gone(told.pids()[0])
 

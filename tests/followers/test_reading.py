@@ -285,7 +285,9 @@ def test_one_picture_answers_several_questions_alike(tmp_path: Path) -> None:
     assert look(tmp_path).unstored
 
 
-SEGMENTS = 12
+# A process works while this one reads: a step for each line it is sent, so that there is as much of the one as of the
+# other, and the two overlap however busy the machine is.
+
 STORE_AND_DELETE = """
 import sys
 from pathlib import Path
@@ -295,62 +297,62 @@ from collector_trio.followers.tables import store
 from collector_trio.journal.keep import tidy
 
 data_dir = Path(sys.argv[1])
-print("ready", flush=True)
-for number, segment in enumerate(segments_behind(data_dir, 0)):
+for segment, line in zip(segments_behind(data_dir, 0), sys.stdin):
     store(data_dir, segment, segment.number, structlog.get_logger())
-    tidy(data_dir, load_cursor(data_dir).segment, "until stored" if number % 3 else "forever", 0, 0.0)
+    tidy(data_dir, load_cursor(data_dir).segment, "until stored" if segment.number % 3 else "forever", 0, 0.0)
 """
-
-
-def test_no_row_is_missed_or_seen_twice_while_a_follower_stores_and_a_recorder_deletes(tmp_path: Path) -> None:
-    record_some(tmp_path, SEGMENTS)
-    expected = (4 * SEGMENTS, 4 * SEGMENTS)
-    assert count(tmp_path) == expected
-    found: list[tuple[int, int]] = []
-    command = [sys.executable, "-c", STORE_AND_DELETE, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as follower:
-        assert follower.stdout is not None
-        assert follower.stdout.readline() == b"ready\n"
-        while follower.poll() is None:
-            found.append(count(tmp_path))
-    found.append(count(tmp_path))
-
-    assert follower.returncode == 0
-    assert set(found) == {expected}
-    assert len(found) > 3  # it did look meanwhile
-
 
 RECORD = """
 import sys
 from pathlib import Path
 from tests.followers.recordings import binance_trade, recording, store
 
-with recording(Path(sys.argv[1])) as recorder:
+data_dir, number = Path(sys.argv[1]), 0
+with recording(data_dir) as recorder:
     session = recorder.open()
-    print("ready", flush=True)
-    for number in range(1, 71):
-        recorder.receive(session, binance_trade(number))
-        if number % 10 == 0:
-            recorder.next_segment()
-            while recorder.journal._full:  # what the journal's task does
-                recorder.journal._finish(recorder.journal._full.popleft())
-            if number % 30 == 0:
-                store(Path(sys.argv[1]))
+    for line in sys.stdin:
+        for number in range(number + 1, number + 8):
+            recorder.receive(session, binance_trade(number))
+            if number % 5 == 0:
+                recorder.next_segment()
+                while recorder.journal._full:  # what the journal's task does
+                    recorder.journal._finish(recorder.journal._full.popleft())
+        store(data_dir)
 """
+STEPS = 10
+
+
+def reading_beside(script: str, data_dir: Path, asked: str) -> list[Any]:
+    """Ask again and again while another process does its steps; return the answers, the last one when it has ended."""
+    found = []
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(data_dir)], stdin=subprocess.PIPE, cwd=ROOT, bufsize=0
+    ) as worker:
+        assert worker.stdin is not None
+        for _ in range(STEPS):
+            worker.stdin.write(b"go on\n")
+            found += query(data_dir, asked)[1]
+        worker.stdin.close()
+        while worker.poll() is None:
+            found += query(data_dir, asked)[1]
+    assert worker.returncode == 0
+    return found + query(data_dir, asked)[1]
+
+
+def test_no_row_is_missed_or_seen_twice_while_a_follower_stores_and_a_recorder_deletes(tmp_path: Path) -> None:
+    record_some(tmp_path, STEPS)
+
+    found = reading_beside(STORE_AND_DELETE, tmp_path, COUNT)
+
+    assert set(found) == {(4 * STEPS, 4 * STEPS)}
+    assert segments(tmp_path) == []
 
 
 def test_what_is_seen_while_it_is_recorded_only_grows_and_has_no_holes(tmp_path: Path) -> None:
     asked = "SELECT count(*), count(DISTINCT id), coalesce(max(id), 0) FROM trades"
-    found: list[int] = []
-    with subprocess.Popen([sys.executable, "-c", RECORD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as recorder:
-        assert recorder.stdout is not None
-        assert recorder.stdout.readline() == b"ready\n"
-        while recorder.poll() is None:
-            _, [(rows, different, last)] = query(tmp_path, asked)
-            assert rows == different == last
-            found.append(rows)
 
-    assert recorder.returncode == 0
+    found = reading_beside(RECORD, tmp_path, asked)
+
+    assert all(rows == different == last for rows, different, last in found)
     assert found == sorted(found)
-    assert len(set(found)) > 3
-    assert query(tmp_path, asked)[1] == [(70, 70, 70)]
+    assert found[-1] == (7 * STEPS,) * 3

@@ -64,7 +64,7 @@ def test_a_second_collector_is_refused_at_once_and_told_who_is_there(tmp_path: P
         began = time.monotonic()
         with pytest.raises(DataDirInUse, match=f"pid {holder.pid}") as refused, lock_data_dir(tmp_path):
             pass
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert refused.value.data_dir == tmp_path
 
         holder.send_signal(signal.SIGKILL)  # it cannot unlock; the kernel does

@@ -234,8 +234,10 @@ def test_a_journal_is_read_in_the_order_of_its_frames(tmp_path: Path) -> None:
         + batch(1, 10, 1, TRADE % 1, '{"result":null,"id":1}')
         + batch(3, 20, 1, DEPTH % 3)
     )
-    (folder / "a.txt").write_text(later + "#t 31 0 {}\n")
-    (folder / "b.txt.zst").write_bytes(zstandard.ZstdCompressor().compress(earlier.encode()))
+    (folder / "a.log").write_text(later + "#t 31 0 {}\n")
+    (folder / "b.log.zst").write_bytes(zstandard.ZstdCompressor().compress(earlier.encode()))
+    (folder / "a.damaged").write_text(later)
+    (folder / "current").symlink_to("a.log")
     (recording,) = load_recordings([folder])
     assert [(frame.at_ns, frame.text.decode()) for frame in recording.frames] == [
         (10, TRADE % 1),
