@@ -76,7 +76,6 @@ class Journal:
     _dropped_notes: int = 0
     _refused_since_ns: int | None = None
     _room: trio.Event = attrs.field(factory=trio.Event)
-    bytes_written: int = 0
 
     def append(self, session: int, received_ns: int, frames: list[bytes]) -> bool:
         """Append one batch; False when the disk refuses it (see `room`)."""
@@ -238,7 +237,6 @@ class Journal:
             self._cut()
             return False
         file.size += written
-        self.bytes_written += written
         return True
 
     def _cut(self) -> bool:

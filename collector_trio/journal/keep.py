@@ -12,12 +12,6 @@ from collector_trio.journal.segments import Segment, journal_dir, list_segments,
 LEVEL = 1  # measured: level 3 was larger and slower on this data
 
 
-def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> None:
-    """Compress or delete all segments up to number `confirmed` that are due; see `tidy_one`."""
-    while tidy_one(data_dir, confirmed, keep, min_free_bytes, now_s):
-        pass
-
-
 def tidy_one(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> bool:
     """Compress or delete the first segment up to number `confirmed` that is due; tell whether there was one.
 

@@ -11,7 +11,7 @@ import trio
 from collector_trio.config import Config
 from collector_trio.exchanges.protocol import Exchange
 from collector_trio.journal.records import Letter
-from collector_trio.plan import Plan, make_plan
+from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.listing import Listing, keep_listing, listing_threads, load_listing, obtain_listing
 from collector_trio.streams.supervisor import Stream, Surroundings, backoff, keep_stream
 
@@ -61,9 +61,7 @@ async def _run_market(
     _note_instruments(around, exchange, market, plan, listing)
     async with trio.open_nursery() as nursery:
         for stream_plan in plan.streams:
-            stream = Stream(stream_plan)
-            streams.append(stream)
-            nursery.start_soon(keep_stream, stream, exchange, around)
+            nursery.start_soon(keep_stream, _known_stream(stream_plan, streams), exchange, around)
         while True:
             await trio.sleep(REFRESH_EVERY_S if fresh else 0)
             fresh = True
@@ -71,6 +69,16 @@ async def _run_market(
             if newer.instruments != listing.instruments:
                 await _keep(config, exchange, market, newer, around)
                 listing, plan = newer, _note_changes(config, exchange, market, plan, newer, around)
+
+
+def _known_stream(plan: StreamPlan, streams: list[Stream]) -> Stream:
+    """Return the stream of that name with its counters, or a new one: a market that begins again adds none twice."""
+    for stream in streams:
+        if stream.plan.name == plan.name:
+            stream.plan = plan
+            return stream
+    streams.append(Stream(plan))
+    return streams[-1]
 
 
 def _note_changes(

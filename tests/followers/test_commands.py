@@ -12,9 +12,9 @@ import structlog
 
 from collector_trio.commands import main
 from collector_trio.followers.cursor import Cursor, load_cursor, lock_cursor
-from collector_trio.journal.keep import tidy
 from collector_trio.journal.segments import journal_dir
 from collector_trio.tables import TABLES
+from tests.journal.writing import tidy
 
 from ..journal.writing import START_NS, HandClock, leave_open, segments
 from .recordings import binance_depth, binance_trade, record_some, recording, store

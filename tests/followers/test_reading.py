@@ -15,8 +15,8 @@ from collector_trio.errors import CollectorError
 from collector_trio.followers import reading, tables
 from collector_trio.followers.cursor import Cursor
 from collector_trio.followers.reading import fetch, look, query, with_views
-from collector_trio.journal.keep import tidy
 from collector_trio.tables import TABLES
+from tests.journal.writing import tidy
 
 from ..journal.writing import leave_open, segments
 from .recordings import binance_trade, record_some, recording, store
@@ -294,7 +294,7 @@ from pathlib import Path
 import structlog
 from collector_trio.followers.cursor import load_cursor, segments_behind
 from collector_trio.followers.tables import store
-from collector_trio.journal.keep import tidy
+from tests.journal.writing import tidy
 
 data_dir = Path(sys.argv[1])
 for segment, line in zip(segments_behind(data_dir, 0), sys.stdin):

@@ -14,9 +14,9 @@ from structlog.typing import EventDict
 from collector_trio.followers import tables
 from collector_trio.followers.cursor import Cursor, load_cursor, lock_cursor, save_cursor
 from collector_trio.followers.publish import publish
-from collector_trio.journal.keep import tidy
 from collector_trio.journal.segments import journal_dir
 from collector_trio.tables import TABLES
+from tests.journal.writing import tidy
 
 from ..journal.writing import HandClock, leave_open, segments
 from .recordings import binance_trade, okx_trade, record_some, recording, store

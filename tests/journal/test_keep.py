@@ -10,8 +10,8 @@ import pytest
 import zstandard
 
 from collector_trio.errors import JournalError
-from collector_trio.journal.keep import tidy
 from collector_trio.journal.segments import first_line, list_segments, one_segment
+from tests.journal.writing import tidy
 
 from .writing import HandClock, everything, journal_in, leave_open, segments
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from collector_trio.errors import CollectorError, DataDirInUse
-from collector_trio.journal.keep import tidy
 from collector_trio.journal.records import Batch, Damage, Letter, Note
 from collector_trio.journal.recover import lock_data_dir, recover
 from collector_trio.journal.segments import journal_dir
+from tests.journal.writing import tidy
 
 from .writing import Disk, HandClock, batches, everything, journal_in, leave_open, notes, numbered, records, segments
 

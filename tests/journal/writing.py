@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from collector_trio.journal.append import Journal, open_journal
+from collector_trio.journal.keep import tidy_one
 from collector_trio.journal.records import Batch, Damage, Letter, Note, read_records
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
 from collector_trio.journal.segments import Segment, journal_dir, list_segments
@@ -116,3 +117,9 @@ class Disk:
         fitting = data[: int(min(self.free, len(data)))]
         self.free -= len(fitting)
         return fitting
+
+
+def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> None:
+    """Compress or delete all segments that are due, as the recorder does one by one."""
+    while tidy_one(data_dir, confirmed, keep, min_free_bytes, now_s):
+        pass

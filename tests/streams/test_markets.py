@@ -138,6 +138,23 @@ async def test_a_crash_in_a_market_is_logged_and_the_market_begins_again(
     assert [entry["event"] for entry in logs].count("market crashed") == crashes
 
 
+async def test_a_market_that_begins_again_keeps_its_streams_and_their_counts(
+    journal: Journal, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*arguments: object, **options: object) -> None:
+        await trio.sleep(5)
+        raise ZeroDivisionError("a bug")
+
+    rest = Rest()
+    await keep_for(1, config_of(journal.data_dir), journal, Network(), rest)
+    monkeypatch.setattr(markets, "obtain_listing", crash)
+    with capture_logs() as logs:
+        streams = await keep_for(120, config_of(journal.data_dir), journal, Network(), rest)
+    assert [entry["event"] for entry in logs].count("market crashed") > 2
+    assert [stream.plan.name for stream in streams] == ["binance.spot/1"]
+    assert streams[0].sessions > 2
+
+
 async def test_a_small_share_of_the_budget_still_asks(journal: Journal, autojump_clock: MockClock) -> None:
     network = Network()
     await keep_for(100, config_of(journal.data_dir, share=0.001), journal, network, Rest())
