@@ -41,7 +41,10 @@ from collector_trio.net.dial import install_resolver, make_ssl_context
 from collector_trio.net.http import HttpClient, open_client
 from collector_trio.net.proxies import choose_proxy
 from collector_trio.net.tap import Sink
-from collector_trio.streams.markets import keep_market
+from collector_trio.plan import market_groups
+from collector_trio.streams.live import Live, recall
+from collector_trio.streams.markets import keep_markets, rest_url
+from collector_trio.streams.snapshots import Snapshots
 from collector_trio.streams.supervisor import Stream, Surroundings
 
 FINISH_S = 6.0  # for followers to store what is sealed
@@ -137,6 +140,7 @@ async def _record(
 ) -> Report:
     data_dir = config.collector.data_dir
     recovered = recover(data_dir)
+    live = Live(recall(data_dir, EXCHANGES, log), log)
     started_ns, first_segment = clock.now(), recovered.numbers.segment
     bell, finish = Bell(), trio.Event()
     child = FollowerChild("tables", data_dir, config.collector.log, config.collector.log_level)
@@ -151,6 +155,8 @@ async def _record(
             offload=in_thread(trio.CapacityLimiter(1)),
             on_sealed=lambda number: bell.ring(),
             on_refusal=partial(_say_refusal, log),
+            on_note=live.on_note,
+            state=live.continuity.dump,
         ) as journal:
             _note_start(journal, recovered, config)
             log.info("recording", data_dir=str(data_dir), pid=os.getpid(), version=__version__)
@@ -159,9 +165,12 @@ async def _record(
                 recording.start_soon(_tick, journal, clock, log)
                 recording.start_soon(_tidy, config)
                 async with trio.open_nursery() as supervisor:
-                    around = _surroundings(config, journal, clock, log)
-                    for exchange, market in dict.fromkeys((r.exchange, r.market) for r in config.record):
-                        supervisor.start_soon(keep_market, config, EXCHANGES[exchange], market, around, streams)
+                    snapshots = _snapshots(config)
+                    around = _surroundings(config, journal, clock, log, live, snapshots)
+                    for wanted in snapshots.values():
+                        supervisor.start_soon(wanted.keep, around)
+                    for exchange, markets in market_groups(config, EXCHANGES):
+                        supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
                     await stop.wait()
                     supervisor.cancel_scope.cancel()
                 journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
@@ -186,14 +195,32 @@ def _note_start(journal: Journal, recovered: Recovered, config: Config) -> None:
     """Write down that a process begins, and end the sessions that the last one could not end."""
     start = {"event": "start", "pid": os.getpid(), "version": __version__, "truncated_bytes": recovered.truncated_bytes}
     journal.note(Letter.PROCESS, start, current="process")
-    journal.note(Letter.CONFIG, {"record": cattrs.unstructure(config.record)}, current="config")
+    settings = {"record": cattrs.unstructure(config.record), "snapshot_every_s": config.store.snapshot_every_s}
+    journal.note(Letter.CONFIG, settings, current="config")
     for facts in recovered.open_sessions.values():
         ending = {"reason": "process died", "detail": "", "closed_ns": recovered.last_ns}
         lost = {"live_ns": None, "peer": ""} | {name: value for name, value in facts.items() if name != "again"}
         journal.note(Letter.ENDED, lost | ending)
 
 
-def _surroundings(config: Config, journal: Journal, clock: Clock, log: FilteringBoundLogger) -> Surroundings:
+def _snapshots(config: Config) -> dict[tuple[str, str], Snapshots]:
+    """Return whom to ask for whole books, by exchange and market."""
+    wanted = dict.fromkeys((r.exchange, r.market) for r in config.record)
+    return {
+        (name, market): Snapshots(EXCHANGES[name], market, rest_url(config, EXCHANGES[name], market))
+        for name, market in wanted
+        if not EXCHANGES[name].book_rules(market).in_band
+    }
+
+
+def _surroundings(
+    config: Config,
+    journal: Journal,
+    clock: Clock,
+    log: FilteringBoundLogger,
+    live: Live,
+    snapshots: Mapping[tuple[str, str], Snapshots],
+) -> Surroundings:
     network = open_network(config)
     return Surroundings(
         journal=journal,
@@ -204,6 +231,8 @@ def _surroundings(config: Config, journal: Journal, clock: Clock, log: Filtering
         budgets=Budgets(),
         share=config.limits.share,
         log=log,
+        live=live,
+        snapshots=snapshots,
     )
 
 

@@ -57,11 +57,13 @@ class Offers:
     """What the exchange module of this version can do; passed in, because the config knows no exchange.
 
     `markets` maps a market to its channels, `endpoints` a config section (without "endpoints.") to the default URLs of
-    its keys.
+    its keys. A WebSocket URL must end in its default's path; `path_reasons` says why, by section, where that is not
+    plain.
     """
 
     markets: Mapping[str, tuple[str, ...]]
     endpoints: Mapping[str, Mapping[str, str]]
+    path_reasons: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -342,6 +344,7 @@ def _note_repeated(file: Source, records: Mapping[int, Record]) -> None:
 def _read_endpoints(file: Source, offers: Mapping[str, Offers]) -> dict[str, dict[str, str]]:
     """Return all URLs: those of the offers, and over them those of the file."""
     urls = {section: dict(defaults) for offer in offers.values() for section, defaults in offer.endpoints.items()}
+    reasons = {section: reason for offer in offers.values() for section, reason in offer.path_reasons.items()}
     net = file.values.get("net")
     insecure = isinstance(net, dict) and net.get("insecure") is True
     # Sections have dots in their names, so [endpoints.binance] is no section, but leads to some.
@@ -364,7 +367,8 @@ def _read_endpoints(file: Source, offers: Mapping[str, Offers]) -> dict[str, dic
                     _note_unknown(file, (*place, key), "key", urls[name])
                     continue
                 try:
-                    urls[name][key] = endpoint_url(key, urls[name][key], insecure=insecure)(value)
+                    read = endpoint_url(key, urls[name][key], insecure=insecure, why=reasons.get(name))
+                    urls[name][key] = read(value)
                 except Fault as fault:
                     file.add_fault((*place, key), fault)
     return urls

@@ -250,11 +250,12 @@ def symbols(value: object) -> tuple[str, ...]:
     return taken
 
 
-def endpoint_url(key: str, default: str, *, insecure: bool) -> Reader[str]:
+def endpoint_url(key: str, default: str, *, insecure: bool, why: str | None = None) -> Reader[str]:
     """Take the URL of an endpoint.
 
-    A WebSocket's is complete, its path ends as the default's does; a REST API's is a base for paths, its trailing slash
-    is dropped. Without encryption only loopback hosts are reached, unless `insecure`.
+    A WebSocket's is complete, its path ends as the default's does (`why` is said where that needs a reason); a REST
+    API's is a base for paths, its trailing slash is dropped. Without encryption only loopback hosts are reached, unless
+    `insecure`.
     """
     is_rest = key.startswith("rest")
     schemes = ("https", "http") if is_rest else ("wss", "ws")
@@ -273,7 +274,7 @@ def endpoint_url(key: str, default: str, *, insecure: bool) -> Reader[str]:
             return urlunsplit(url).rstrip("/")
         path = urlsplit(default).path
         if not url.path.endswith(path):
-            raise Fault(f'the path must end in "{path}"')
+            raise Fault(f'the path must end in "{path}"' + (f": {why}" if why else ""))
         return urlunsplit(url)
 
     return read

@@ -3,7 +3,7 @@ just does it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -50,13 +50,15 @@ class Rate:
 
 @attrs.frozen
 class Limits:
-    """What a venue allows, with a margin. `dials` and `weight` are per IP address, so the whole process shares them by
-    `pool`.
+    """What a venue allows, with a margin. `dials` and `weight` are per IP address, so the whole process shares them.
+
+    Markets with the same `pool` spend the same `weight`.
     """
 
     dials: Rate
     messages: Rate  # on one connection, from us
     weight: Rate  # of REST requests
+    pool: str
 
 
 @attrs.frozen
@@ -85,6 +87,9 @@ class Plannable(Protocol):
 
     def subscription(self, instrument: Instrument, channel: str) -> Subscription:
         """Return what to ask for, and what to expect of it."""
+
+
+E = TypeVar("E", bound=Plannable)
 
 
 @attrs.frozen
@@ -154,6 +159,24 @@ def make_plan(
     return Plan(tuple(streams), tuple(used), tuple(dict.fromkeys(unknown)))
 
 
+def market_groups(config: Config, exchanges: Mapping[str, E]) -> list[tuple[E, tuple[str, ...]]]:
+    """Return the recorded markets in groups that share sockets, which are therefore planned together.
+
+    Binance's spot and perp have sockets of their own, OKX's spot and perp share theirs.
+    """
+    used: dict[tuple[str, str], set[Endpoint]] = {}
+    for record in config.record:
+        of_market = used.setdefault((record.exchange, record.market), set())
+        of_market |= {exchanges[record.exchange].endpoint(record.market, channel) for channel in record.channels}
+    groups: list[tuple[str, list[str], set[Endpoint]]] = []
+    for (exchange, market), endpoints in used.items():
+        joined = [group for group in groups if group[0] == exchange and group[2] & endpoints]
+        groups = [group for group in groups if group not in joined]
+        markets = [each for group in joined for each in group[1]]
+        groups.append((exchange, [*markets, market], endpoints.union(*(group[2] for group in joined))))
+    return [(exchanges[exchange], tuple(markets)) for exchange, markets, _ in groups]
+
+
 def _shared(limits: Limits, share: float) -> Limits:
     """Apply this process's share to what is counted per IP address; a connection's own messages are not."""
-    return Limits(dials=limits.dials.share(share), messages=limits.messages, weight=limits.weight.share(share))
+    return attrs.evolve(limits, dials=limits.dials.share(share), weight=limits.weight.share(share))

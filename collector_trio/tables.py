@@ -81,6 +81,8 @@ _TABLES = (
             "bid_size": Kind.FLOATS,
             "ask_price": Kind.FLOATS,
             "ask_size": Kind.FLOATS,
+            "bid_bound": Kind.FLOAT,  # the worst price to which that side is completely known; null: all of it
+            "ask_bound": Kind.FLOAT,
         },
     ),
     Table(

@@ -31,16 +31,22 @@ ROOT = Path(__file__).parent.parent
 
 OFFERS = {
     "binance": Offers(
-        markets={"spot": ("trades", "book")},
+        markets={"spot": ("trades", "book"), "perp": ("trades", "book")},
         endpoints={
             "binance.spot": {
                 "ws": "wss://data-stream.binance.vision/stream",
                 "rest": "https://data-api.binance.vision",
-            }
+            },
+            "binance.perp": {
+                "ws_public": "wss://fstream.binance.com/public/stream",
+                "ws_market": "wss://fstream.binance.com/market/stream",
+                "rest": "https://fapi.binance.com",
+            },
         },
+        path_reasons={"binance.perp": "other paths are silent"},
     ),
     "okx": Offers(
-        markets={"spot": ("trades", "book")},
+        markets={"spot": ("trades", "book"), "perp": ("trades", "book")},
         endpoints={
             "okx": {
                 "ws_public": "wss://ws.okx.com/ws/v5/public",
@@ -142,6 +148,7 @@ def problems(text: str, **environ: str) -> list[str]:
 
 SECTIONS = "collector, http, store, net, limits, record, endpoints"
 RECORD_KEYS = "exchange, market, symbols, channels, redundancy"
+ENDPOINTS = "binance.spot, binance.perp, okx"
 STORE_KEYS = "sync_every, segment, snapshot_every, keep_tables, keep_journal, min_free"
 DURATIONS = '"250ms", "30s", "5m", "1h", "3d"'
 SIZES = '"512 MiB", "1 GiB", "2 GB", "100 kB"'
@@ -317,17 +324,17 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "endpoints of a later version": (
         '[endpoints.deribit]\nrest = "x"\n[endpoints.binance]\nperp.rest = 1',
         [
-            "1: endpoints.deribit is not in this version (binance.spot, okx)",
-            "4: endpoints.binance.perp is not in this version (binance.spot, okx)",
+            f"1: endpoints.deribit is not in this version ({ENDPOINTS})",
+            "4: endpoints.binance.perp.rest is 1 (integer); a string is wanted",
         ],
     ),
     "endpoints of nobody": (
         '[endpoints.bynance.spot]\nws = "x"',
-        ['1: endpoints.bynance is not a section of endpoints; did you mean "binance.spot"? (binance.spot, okx)'],
+        [f'1: endpoints.bynance is not a section of endpoints; did you mean "binance.spot"? ({ENDPOINTS})'],
     ),
     "endpoints with a dot in quotes": (
         '[endpoints."binance.spot"]',
-        ['1: endpoints."binance.spot" is not a section of endpoints; did you mean "binance.spot"? (binance.spot, okx)'],
+        [f'1: endpoints."binance.spot" is not a section of endpoints; did you mean "binance.spot"? ({ENDPOINTS})'],
     ),
     "a URL where a section belongs": (
         '[endpoints]\nokx = "wss://ws.okx.com/ws/v5/public"',
@@ -366,6 +373,20 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "another path": (
         '[endpoints.okx]\nws_public = "wss://ws.okx.com/ws/v5/business"',
         ['2: endpoints.okx.ws_public is "wss://ws.okx.com/ws/v5/business"; the path must end in "/ws/v5/public"'],
+    ),
+    "a path of USD-M that is not routed": (
+        '[endpoints.binance.perp]\nws_public = "wss://fstream.binance.com/stream?x=/public/stream"',
+        [
+            '2: endpoints.binance.perp.ws_public is "wss://fstream.binance.com/stream?x=/public/stream"; '
+            'the path must end in "/public/stream": other paths are silent'
+        ],
+    ),
+    "the other path of USD-M": (
+        '[endpoints.binance.perp]\nws_market = "wss://fstream.binance.com/public/stream"',
+        [
+            '2: endpoints.binance.perp.ws_market is "wss://fstream.binance.com/public/stream"; '
+            'the path must end in "/market/stream": other paths are silent'
+        ],
     ),
     "a path that only ends in the same letters": (
         '[endpoints.binance.spot]\nws = "wss://x/upstream"',
@@ -442,7 +463,7 @@ WRONG_RECORDS: dict[str, tuple[str, list[str]]] = {
         "\n[[record]]",
         [
             "2: record[1].exchange is missing; allowed: binance, okx",
-            "2: record[1].market is missing; allowed: spot",
+            "2: record[1].market is missing; allowed: spot, perp",
             '2: record[1].symbols is missing; an array of symbols such as ["BTC-USDT"] is wanted',
             '2: record[1].channels is missing; an array of channels such as ["trades"] is wanted',
         ],
@@ -465,11 +486,11 @@ WRONG_RECORDS: dict[str, tuple[str, list[str]]] = {
     ),
     "an unknown market": (
         RECORD.replace('"spot"', '"margin"'),
-        ['4: record[1].market is "margin"; allowed: spot'],
+        ['4: record[1].market is "margin"; allowed: spot, perp'],
     ),
     "a market of a later version": (
-        RECORD.replace('"spot"', '"perp"'),
-        ['4: record[1].market is "perp"; not in this version (spot)'],
+        RECORD.replace('"spot"', '"index"'),
+        ['4: record[1].market is "index"; not in this version (spot, perp)'],
     ),
     "an unknown channel in the second record": (
         OKX_RECORD + RECORD.replace('"book"', '"trade"'),
@@ -574,7 +595,7 @@ log = "${{LOG}}"
         f'4: store.sync is not a key; did you mean "sync_every"? ({STORE_KEYS})',
         '6: endpoints.okx.rest is "ftp://x"; https://… or http://… is wanted',
         '12: record[1].channels[1] is "trade"; did you mean "trades"? (trades, book)',
-        "14: record[2].market is missing; allowed: spot",
+        "14: record[2].market is missing; allowed: spot, perp",
         '14: record[2].symbols is missing; an array of symbols such as ["BTC-USDT"] is wanted',
         '14: record[2].channels is missing; an array of channels such as ["trades"] is wanted',
         f'16: colector is not a section; did you mean "collector"? ({SECTIONS})',
@@ -606,14 +627,16 @@ def test_a_record_alone_takes_the_defaults() -> None:
     )
 
 
-def test_the_shipped_config_records_two_symbols_of_two_exchanges_and_shows_the_defaults() -> None:
+def test_the_shipped_config_records_two_symbols_of_four_markets_and_shows_the_defaults() -> None:
     config = load_config(ROOT / "config.toml", OFFERS, {})
     symbols = ("BTC-USDT", "ETH-USDT")
     assert config == Config(
         source=str(ROOT / "config.toml"),
         record=(
             Record("binance", "spot", symbols, ("trades", "book")),
+            Record("binance", "perp", symbols, ("trades", "book")),
             Record("okx", "spot", symbols, ("trades", "book")),
+            Record("okx", "perp", symbols, ("trades", "book")),
         ),
         endpoints=DEFAULT_URLS,
     )
@@ -623,7 +646,7 @@ def test_what_the_shipped_config_shows_behind_comment_signs_is_valid_too() -> No
     text = (ROOT / "config.toml").read_text(encoding="utf-8")
     shown = re.sub(r"^# (?=\[endpoints|[a-z_]+ = )", "", text, flags=re.MULTILINE)
     assert {name: dict(urls) for name, urls in tomllib.loads(shown)["endpoints"].items()} == {
-        "binance": {"spot": DEFAULT_URLS["binance.spot"]},
+        "binance": {"spot": DEFAULT_URLS["binance.spot"], "perp": DEFAULT_URLS["binance.perp"]},
         "okx": DEFAULT_URLS["okx"],
     }
     assert parse(shown).endpoints == DEFAULT_URLS
@@ -634,13 +657,12 @@ def test_the_example_of_the_contract_asks_for_nothing_but_what_is_not_in_this_ve
         f"24: nats is not in this version ({SECTIONS})",
         f"27: clickhouse is not in this version ({SECTIONS})",
         f"31: alerts is not in this version ({SECTIONS})",
-        "41: endpoints.binance.perp is not in this version (binance.spot, okx)",
-        "49: endpoints.deribit is not in this version (binance.spot, okx)",
+        f"49: endpoints.deribit is not in this version ({ENDPOINTS})",
     ]
 
 
 def test_the_example_of_the_contract_shows_the_defaults() -> None:
-    later = r"^\[(nats|clickhouse|alerts|endpoints\.binance\.perp|endpoints\.deribit)\].*\n(?:(?!\[).*\n)*"
+    later = r"^\[(nats|clickhouse|alerts|endpoints\.deribit)\].*\n(?:(?!\[).*\n)*"
     config = parse(re.sub(later, "", CONTRACT, flags=re.MULTILINE))
     assert config == Config(
         source="config.toml",
@@ -686,6 +708,7 @@ redundancy = 1
         source="config.toml",
         record=(Record("okx", "spot", ("*-USDT", "!USDC-USDT", "BTC-[UE]*"), ("book",), 1),),
         endpoints={
+            **DEFAULT_URLS,
             "binance.spot": {**DEFAULT_URLS["binance.spot"], "ws": "ws://mirror/binance/stream?x=1"},
             "okx": {**DEFAULT_URLS["okx"], "rest": "http://mirror:8080/okx"},
         },
@@ -703,6 +726,12 @@ def test_loopback_needs_no_encryption(host: str) -> None:
     config = parse(f'endpoints.okx = {{ws_public = "ws://{host}/ws/v5/public", rest = "http://{host}/"}}\n{RECORD}')
     assert config.endpoints["okx"]["ws_public"] == f"ws://{host}/ws/v5/public"
     assert config.endpoints["okx"]["rest"] == f"http://{host}"
+
+
+def test_a_path_may_have_another_in_front_and_a_query_behind() -> None:
+    url = "wss://mirror.example/binance/public/stream?timeUnit=MICROSECOND"
+    config = parse(f'[endpoints.binance.perp]\nws_public = "{url}"\n{RECORD}')
+    assert config.endpoints["binance.perp"]["ws_public"] == url
 
 
 def test_overriding_an_endpoint_leaves_the_defaults_of_the_offers_alone() -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     {"config"},
     {"plan"},
     {"exchanges"},
+    {"continuity"},
     {"journal"},
     {"net"},
     {"streams"},
@@ -35,6 +36,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # What design.md's table says a folder must not know, beyond what the order says.
 FORBIDDEN = {
     "exchanges": {"trio", "httpx", "time", "structlog", "logging", "socket", "random"},
+    "continuity": {"trio", "httpx", "time", "structlog", "logging", "socket", "random", "pyarrow", "journal", "net"},
     "journal": {"exchanges", "net", "httpx", "socket", "pyarrow"},
     "net": {"exchanges", "journal", "pyarrow"},
     "streams": {"pyarrow", "duckdb"},

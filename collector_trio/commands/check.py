@@ -17,7 +17,7 @@ from collector_trio.config import Config
 from collector_trio.errors import CollectorError, ConnectionEnded
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.net.budgets import Budget
-from collector_trio.plan import Plan, make_plan
+from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
 from collector_trio.streams.markets import rest_url
 
@@ -111,13 +111,40 @@ def _document(
                 "markets": list(stream.markets),
                 "url": stream.url,
                 "subscriptions": [attrs.asdict(subscription) for subscription in stream.subscriptions],
-                "budgets": {name: str(rate) for name, rate in attrs.asdict(stream.limits, recurse=False).items()},
+                "budgets": _budgets(stream),
             }
             for stream in plan.streams
         ],
+        "snapshots": _snapshots(config, plan),
         "polls": [],
         "problems": problems,
     }
+
+
+def _budgets(stream: StreamPlan) -> dict[str, str]:
+    """Say what the stream may spend: dials and REST weight are the process's, messages the connection's."""
+    limits = stream.limits
+    return {"dials": str(limits.dials), "messages": str(limits.messages), "weight": str(limits.weight)}
+
+
+def _snapshots(config: Config, plan: Plan) -> list[dict[str, Any]]:
+    """Say for each market with order books where whole ones come from, and what one costs of which budget."""
+    found: dict[Market, dict[str, Any]] = {}
+    for stream in plan.streams:
+        books = {s.native_symbol for s in stream.subscriptions if s.channel == "book"}
+        for instrument in stream.instruments:
+            exchange, market = EXCHANGES[stream.exchange], instrument.market
+            if instrument.native_symbol not in books or (stream.exchange, market) in found:
+                continue
+            limits, request = exchange.limits(market), exchange.snapshot_request(instrument)
+            found[stream.exchange, market] = {
+                "exchange": stream.exchange,
+                "market": market,
+                "weight": None if request is None else request.weight,
+                "budget": None if request is None else str(limits.weight.share(config.limits.share)),
+                "pool": None if request is None else limits.pool,
+            }
+    return list(found.values())
 
 
 def _print(
@@ -133,14 +160,21 @@ def _print(
             "use --online, or run once"
         )
     for stream in plan.streams:
-        budgets = attrs.asdict(stream.limits, recurse=False)
         click.echo(f"\n{stream.name}  {stream.url}")
+        width = max(len(subscription.native_symbol) for subscription in stream.subscriptions)
         for subscription in stream.subscriptions:
             expected = f"data within {subscription.first_data_s:g} s" if subscription.prompt else "may be quiet"
             silence = "" if subscription.silence_s is None else f", silent at most {subscription.silence_s:g} s"
-            named = f"{subscription.channel:7} {subscription.native_symbol:12} {subscription.argument}"
+            named = f"{subscription.channel:7} {subscription.native_symbol:{width}} {subscription.argument}"
             click.echo(f"  {named} ({expected}{silence})")
-        click.echo("  budgets: " + ", ".join(f"{name} {rate}" for name, rate in budgets.items()))
+        click.echo("  budgets: " + ", ".join(f"{name} {rate}" for name, rate in _budgets(stream).items()))
+    snapshots = _snapshots(config, plan)
+    if snapshots:
+        click.echo("\norder book snapshots:")
+    for one in snapshots:
+        cost = f"REST, weight {one['weight']} each, of {one['budget']} in the pool {one['pool']}"
+        named = f"{one['exchange']} {one['market']}"
+        click.echo(f"  {named:13} {'on the socket, no REST' if one['weight'] is None else cost}")
     known = "" if not unknown else " for the markets whose instruments are known"
     click.echo(f"\n{len(plan.streams)} sockets{known}, no polls.")
     for problem in problems:

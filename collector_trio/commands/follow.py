@@ -29,7 +29,7 @@ def follow(data_dir: Path, log_form: str, log_level: str) -> None:
     if not data_dir.is_dir():
         raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector records into")
     from collector_trio.followers.cursor import lock_cursor
-    from collector_trio.followers.tables import prepare, store_sealed
+    from collector_trio.followers.tables import open_tables
 
     set_up_logging(log_form, log_level)
     log = structlog.get_logger().bind(follower="tables")
@@ -39,11 +39,11 @@ def follow(data_dir: Path, log_form: str, log_level: str) -> None:
         with lock_cursor(data_dir) as held:
             if held:
                 ended = False
-                prepare(data_dir)
+                tables = open_tables(data_dir, log)
                 refused = ""
                 while True:
                     try:
-                        stored = store_sealed(data_dir, log)
+                        stored = tables.store_sealed()
                     except OSError as error:  # such as a full disk: what is sealed stays, and is tried again
                         if refused != str(error):
                             refused = str(error)

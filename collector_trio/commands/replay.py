@@ -39,7 +39,7 @@ def replay(journal: tuple[Path, ...], data_dir: Path, as_json: bool) -> None:
     from collector_trio.commands.summary import print_summary
     from collector_trio.followers.cursor import lock_cursor
     from collector_trio.followers.summary import summarize
-    from collector_trio.followers.tables import prepare, store
+    from collector_trio.followers.tables import open_tables
 
     set_up_logging("auto", "info")
     log = structlog.get_logger()
@@ -56,8 +56,8 @@ def replay(journal: tuple[Path, ...], data_dir: Path, as_json: bool) -> None:
         if not held:
             raise CollectorError(f"{data_dir} is being written by a follower; choose another --data-dir")
         numbered = _claim(data_dir, segments)
-        prepare(data_dir)
-        damaged = sum(not store(data_dir, segment, number, log) for number, segment in numbered)
+        tables = open_tables(data_dir, log)
+        damaged = sum(not tables.store(segment, number) for number, segment in numbered)
     found = summarize(data_dir)
     if as_json:
         counts = {"segments": len(segments), "damaged": damaged}

@@ -1,4 +1,4 @@
-"""OKX v5 spot: addresses, limits, instruments, subscriptions, decoding.
+"""OKX v5 spot and swaps: addresses, limits, instruments, subscriptions, decoding.
 
 The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change log. Decoding takes every instrument
 type's frames.
@@ -15,8 +15,28 @@ from msgspec import Meta, Raw, Struct
 
 from collector_trio.config import Offers
 from collector_trio.errors import BadAnswer
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Request, Trade
-from collector_trio.exchanges.wire import MAX_INT, all_text, exchange_ns, is_number, number_or_none
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    BookRules,
+    BookSnapshot,
+    Control,
+    ControlKind,
+    Decoded,
+    Ignored,
+    Reject,
+    Request,
+    Trade,
+)
+from collector_trio.exchanges.wire import (
+    FIRST_MS,
+    LAST_MS,
+    MAX_INT,
+    all_text,
+    are_numbers,
+    exchange_ns,
+    is_number,
+    number_or_none,
+)
 from collector_trio.instruments import Instrument
 from collector_trio.plan import Endpoint, Limits, Rate, Subscription
 
@@ -24,7 +44,7 @@ NAME = "okx"
 
 # Addresses. Port 443: the older 8443 was announced to close on 2026-10-31.
 OFFERS = Offers(
-    markets={"spot": ("trades", "book")},
+    markets={"spot": ("trades", "book"), "perp": ("trades", "book")},
     endpoints={
         "okx": {
             "ws_public": "wss://ws.okx.com/ws/v5/public",
@@ -40,7 +60,7 @@ PING_EVERY_S = 15.0
 
 # Limits: 3 dials per second and address, 480 subscribe and unsubscribe requests per hour and connection, 20 requests
 # for instruments per 2 s. Fewer than 30 of the deep books are advised per connection.
-_LIMITS = Limits(dials=Rate(2, 1.0), messages=Rate(400, 3600.0), weight=Rate(10, 2.0))
+_LIMITS = Limits(dials=Rate(2, 1.0), messages=Rate(400, 3600.0), weight=Rate(10, 2.0), pool="okx")
 _PER_SOCKET = {"book": 25, "trades": 100}
 _ARGUMENTS_PER_MESSAGE = 200  # about 70 bytes each, of 64 KB allowed
 
@@ -51,7 +71,7 @@ def limits(market: str) -> Limits:
 
 
 def endpoint(market: str, channel: str) -> Endpoint:
-    """`trades-all` is served on /business only, `books` on /public only."""
+    """`trades-all` is served on /business only, `books` on /public only; all markets share both."""
     if channel == "trades":
         return Endpoint("okx.business", "okx", "ws_business", _PER_SOCKET[channel])
     return Endpoint("okx.public", "okx", "ws_public", _PER_SOCKET[channel])
@@ -59,7 +79,9 @@ def endpoint(market: str, channel: str) -> Endpoint:
 
 # Instruments
 
-_INSTRUMENT_TYPES = {"spot": "SPOT"}
+_INSTRUMENT_TYPES = {"spot": "SPOT", "perp": "SWAP"}
+# Which side of BASE-QUOTE the worth of one contract is in, by contract type.
+_WORTH_IN = {"linear": 0, "inverse": 1}
 
 
 class _Instrument(Struct):
@@ -74,6 +96,7 @@ class _Instrument(Struct):
     lotSz: str = ""
     ctVal: str = ""
     ctMult: str = ""
+    ctValCcy: str = ""
     ctType: str = ""
 
 
@@ -96,16 +119,29 @@ def parse_instruments(market: str, body: bytes) -> list[Instrument]:
         raise BadAnswer(f"instruments: {error}: {body[:200]!r}") from None
     if answer.code != "0":
         raise BadAnswer(f"instruments: code {answer.code}: {answer.msg}")
-    return [_instrument(market, terms) for terms in answer.data]
+    return [_instrument(market, terms) for terms in answer.data if market != "perp" or _is_perpetual(terms)]
+
+
+def _is_perpetual(terms: _Instrument) -> bool:
+    """Take the swaps whose contracts we can turn into base units: all that exist, of the types that exist today."""
+    worth_in = _WORTH_IN.get(terms.ctType)
+    if terms.instType != "SWAP" or worth_in is None:
+        return False
+    if not is_number(terms.ctVal) or not is_number(terms.ctMult or "1"):
+        return False
+    return terms.ctValCcy in ("", _assets(terms)[worth_in])
+
+
+def _assets(terms: _Instrument) -> tuple[str, str]:
+    """Return base and quote; derivatives name their family, such as BTC-USDT."""
+    if terms.baseCcy:
+        return terms.baseCcy, terms.quoteCcy
+    base, _, quote = (terms.instFamily or terms.uly).partition("-")
+    return base, quote
 
 
 def _instrument(market: str, terms: _Instrument) -> Instrument:
-    base, quote = terms.baseCcy, terms.quoteCcy
-    if not base:  # derivatives name their family, such as BTC-USDT
-        base, _, quote = (terms.instFamily or terms.uly).partition("-")
-    contract_size = None
-    if terms.ctVal:
-        contract_size = _times(terms.ctVal, terms.ctMult or "1")
+    base, quote = _assets(terms)
     return Instrument(
         exchange=NAME,
         market=market,
@@ -117,7 +153,7 @@ def _instrument(market: str, terms: _Instrument) -> Instrument:
         tradable=terms.state == "live",
         tick_size=number_or_none(terms.tickSz),
         lot_size=number_or_none(terms.lotSz),
-        contract_size=contract_size,
+        contract_size=_times(terms.ctVal, terms.ctMult or "1") if terms.ctVal else None,
         inverse=terms.ctType == "inverse",
     )
 
@@ -188,7 +224,7 @@ class _Argument(Struct, gc=False):
 class _Trade(Struct, gc=False):
     """`{"instId":"BTC-USDT","tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897"}`"""
 
-    instId: _Name
+    instId: _Name  # with two dashes, as in BTC-USDT-SWAP or BTC-USD-220325, sizes count contracts
     tradeId: _Id
     px: str
     sz: str
@@ -219,8 +255,8 @@ class _Books(Struct, gc=False):
 
 
 # The numbers OKX quotes are read leniently (strict=False): ids and times come as strings, sequence numbers as numbers.
-_trades = msgspec.json.Decoder(_Trades, strict=False)
-_books = msgspec.json.Decoder(_Books, strict=False)
+_read_trades = msgspec.json.Decoder(_Trades, strict=False).decode
+_read_books = msgspec.json.Decoder(_Books, strict=False).decode
 _anything = msgspec.json.Decoder()
 
 _TRADE_CHANNELS = {"trades", "trades-all"}
@@ -232,7 +268,9 @@ _NOT_RECORDED = {
     "public-struc-block-trades", "economic-calendar", "sprd-bbo-tbt", "sprd-books5", "sprd-books-l2-tbt",
     "sprd-public-trades", "sprd-tickers",
 }  # fmt: skip
-_HEAD = b'{"arg":{"channel":"'
+# How frames of recorded channels begin; what begins otherwise is read more slowly, but with the same result.
+_TRADE_HEADS = (b'{"arg":{"channel":"trades-all"', b'{"arg":{"channel":"trades"')
+_BOOK_HEADS = (b'{"arg":{"channel":"books"', b'{"arg":{"channel":"books-l2-tbt"')
 _NO_LEVELS = re.compile(rb"\[\s*\]")
 # "… channel:books,instId:FOO-USDT doesn't exist …" is all an error says about which argument it refuses.
 _REFUSED = re.compile(r"channel:\s*([\w-]+),\s*instId:\s*([\w-]+)")
@@ -240,15 +278,13 @@ _REFUSED = re.compile(r"channel:\s*([\w-]+),\s*instId:\s*([\w-]+)")
 
 def decode(frame: bytes) -> Decoded:
     """Say what a frame of any public endpoint means. Never raises, whatever the bytes."""
-    if frame.startswith(_HEAD):
-        channel = frame[len(_HEAD) : frame.find(b'"', len(_HEAD))]
-        try:
-            if channel in (b"trades-all", b"trades"):
-                return _trade_rows(_trades.decode(frame))
-            if channel in (b"books", b"books-l2-tbt"):
-                return _book_rows(_books.decode(frame))
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            pass  # an ack names a channel too; and what is broken gets its reason below
+    try:
+        if frame.startswith(_TRADE_HEADS):
+            return _trade_rows(_read_trades(frame))
+        if frame.startswith(_BOOK_HEADS):
+            return _book_rows(_read_books(frame))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # an ack names a channel too; and what is broken gets its reason below
     try:
         return _decode_other(frame)
     except RecursionError:
@@ -258,42 +294,39 @@ def decode(frame: bytes) -> Decoded:
 def _trade_rows(frame: _Trades) -> Decoded:
     rows = []
     for trade in frame.data:
-        if trade.side not in ("buy", "sell"):
-            return Reject(f"side {trade.side!r:.80} is neither buy nor sell")
-        if not (is_number(trade.px) and is_number(trade.sz)):
-            return Reject(f"price {trade.px!r:.80} or size {trade.sz!r:.80} is not a number")
+        symbol, price, size, side, time = trade.instId, trade.px, trade.sz, trade.side, trade.ts
+        if side not in ("buy", "sell"):
+            return Reject(f"side {side!r:.80} is neither buy nor sell")
+        if not are_numbers(price, size):
+            return Reject(f"price {price!r:.80} or size {size!r:.80} is not a number")
         first = last = None
         if trade.count is not None:  # an aggregate is named by its last match
             first, last = trade.tradeId - trade.count + 1, trade.tradeId
             if first < 0:
                 return Reject(f"count {trade.count} is more than trade {trade.tradeId} can end")
-        rows.append(
-            Trade(
-                trade.instId, trade.tradeId, trade.px, trade.sz, trade.side, exchange_ns(trade.ts), first, last,
-                _counts_contracts(trade.instId),
-            )
-        )  # fmt: skip
+        ns = time * 1_000_000 if FIRST_MS <= time <= LAST_MS else exchange_ns(time)
+        rows.append(Trade(symbol, trade.tradeId, price, size, side, ns, first, last, symbol.count("-") >= 2))
     return rows or Ignored("no trades in it")
 
 
 def _book_rows(frame: _Books) -> Decoded:
-    native_symbol = frame.arg.instId
-    if not native_symbol:
+    symbol, action = frame.arg.instId, frame.action
+    if not symbol:
         return Reject("no instId says whose book this is")
-    if frame.action not in ("snapshot", "update"):
-        return Reject(f"action {frame.action!r:.80} is neither snapshot nor update")
+    if action not in ("snapshot", "update"):
+        return Reject(f"action {action!r:.80} is neither snapshot nor update")
     rows = []
+    snapshot, contracts = action == "snapshot", symbol.count("-") >= 2
     for book in frame.data:
-        snapshot = frame.action == "snapshot"
-        empty = _NO_LEVELS.fullmatch(book.bids) and _NO_LEVELS.fullmatch(book.asks)
-        if snapshot or not empty or book.seqId != book.prevSeqId:
-            rows.append(
-                BookDelta(
-                    native_symbol, exchange_ns(book.ts), None, book.seqId, book.prevSeqId, snapshot,
-                    book.bids, book.asks, 4, _counts_contracts(native_symbol),
-                )
-            )  # fmt: skip
-    return rows or Ignored("heartbeat", BookDelta.channel, native_symbol)
+        last, previous, time = book.seqId, book.prevSeqId, book.ts
+        if snapshot or last != previous or not _is_empty(book):
+            ns = time * 1_000_000 if FIRST_MS <= time <= LAST_MS else exchange_ns(time)
+            rows.append(BookDelta(symbol, ns, None, last, previous, snapshot, book.bids, book.asks, 4, contracts))
+    return rows or Ignored("heartbeat", BookDelta.channel, symbol)
+
+
+def _is_empty(book: _Book) -> bool:
+    return _NO_LEVELS.fullmatch(book.bids) is not None and _NO_LEVELS.fullmatch(book.asks) is not None
 
 
 def _decode_other(frame: bytes) -> Decoded:
@@ -347,15 +380,32 @@ def _control(value: dict[str, Any]) -> Control:
 def _decode_again(frame: bytes, trades: bool) -> Decoded:
     """Read a recorded channel's frame whose keys stand in another order, or whose numbers lost their quotes."""
     try:
-        return _trade_rows(_trades.decode(frame)) if trades else _book_rows(_books.decode(frame))
+        return _trade_rows(_read_trades(frame)) if trades else _book_rows(_read_books(frame))
     except (msgspec.MsgspecError, ValueError) as reason:
         try:
             text = all_text(frame)
-            return _trade_rows(_trades.decode(text)) if trades else _book_rows(_books.decode(text))
+            return _trade_rows(_read_trades(text)) if trades else _book_rows(_read_books(text))
         except (msgspec.MsgspecError, ValueError):
             return Reject(str(reason))
 
 
-def _counts_contracts(native_symbol: str) -> bool:
-    """BTC-USDT is spot; BTC-USDT-SWAP, BTC-USD-220325 and BTC-USD-220304-32000-P count contracts."""
-    return native_symbol.count("-") >= 2
+# Order books
+
+# The channel keeps 400 levels a side. Sequence numbers chain, but begin again lower after maintenance.
+# https://www.okx.com/docs-v5/en/#order-book-trading-market-data-ws-order-book-channel
+_BOOK_RULES = BookRules(in_band=True, overlap=False, resets=True, depth=400)
+
+
+def book_rules(market: str) -> BookRules:
+    """Return how the books are kept: those of all markets alike."""
+    return _BOOK_RULES
+
+
+def snapshot_request(instrument: Instrument) -> Request | None:
+    """There is nothing to ask for: every subscription begins with a whole book."""
+    return None
+
+
+def decode_snapshot(market: str, native_symbol: str, body: bytes) -> BookSnapshot | Ignored | Reject:
+    """Whatever it is, nobody asked for it."""
+    return Reject("snapshots are in-band")

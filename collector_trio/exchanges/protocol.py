@@ -20,6 +20,8 @@ class Trade(msgspec.Struct, gc=False):
 
     `first_id..last_id` are the matches an aggregate covers, None where the exchange publishes a single match.
     `exchange_ns` is nanoseconds since the epoch. `derivative`: `size` counts contracts, not base units.
+
+    In the sequence of trades it takes the `covers` numbers that end with `id`; None: they are not a sequence.
     """
 
     channel: ClassVar[str] = "trades"
@@ -32,6 +34,7 @@ class Trade(msgspec.Struct, gc=False):
     first_id: int | None = None
     last_id: int | None = None
     derivative: bool = False
+    covers: int | None = 1
 
 
 class BookDelta(msgspec.Struct, gc=False):
@@ -53,6 +56,40 @@ class BookDelta(msgspec.Struct, gc=False):
     asks: msgspec.Raw
     stride: int
     derivative: bool = False
+
+
+class BookSnapshot(msgspec.Struct, gc=False):
+    """A whole book as an exchange's REST gave it.
+
+    `last_seq` is in the numbers of the book's changes; `exchange_ns` None where the answer has no time. The sides are
+    as in `BookDelta`, best level first. `depth`: so many levels a side were asked for, so a side that holds as many may
+    go on; what lies behind it is unknown.
+    """
+
+    native_symbol: str
+    exchange_ns: int | None
+    last_seq: int
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+    stride: int
+    depth: int
+    derivative: bool = False
+
+
+@attrs.frozen
+class BookRules:
+    """How the order books of one market are kept.
+
+    `in_band`: snapshots come on the socket, and asking for one means subscribing again; else REST gives them.
+    `overlap`: a change may begin before the last one ended, and is then applied whole (sizes are absolute).
+    `resets`: sequence numbers may go down, as long as they chain. `depth`: levels a side that the channel keeps; what
+    lies behind is unknown. None: as many as the snapshot had.
+    """
+
+    in_band: bool
+    overlap: bool
+    resets: bool
+    depth: int | None = None
 
 
 class ControlKind(StrEnum):
@@ -79,11 +116,15 @@ class Control:
 
 @attrs.frozen
 class Ignored:
-    """A frame we understand and store no row of. Where it proves that a subscription lives, it names it."""
+    """A frame we understand and store no row of. Where it proves that a subscription lives, it names it.
+
+    `trade_id`: the number it takes in the sequence of trades, though it is none (USD-M: insurance fund, ADL).
+    """
 
     reason: str
     channel: str | None = None
     native_symbol: str | None = None
+    trade_id: int | None = None
 
 
 @attrs.frozen
@@ -128,3 +169,15 @@ class Exchange(Plannable, Protocol):
 
     def decode(self, frame: bytes) -> Decoded:
         """Say what one frame means. Never raises, whatever the bytes."""
+
+    def book_rules(self, market: str) -> BookRules:
+        """Return how the order books of `market` are kept."""
+
+    def snapshot_request(self, instrument: Instrument) -> Request | None:
+        """Return the request for one whole book; None where snapshots are in-band."""
+
+    def decode_snapshot(self, market: str, native_symbol: str, body: bytes) -> BookSnapshot | Ignored | Reject:
+        """Read that answer. Ignored: a book that cannot be used yet (empty, without a number); ask again later.
+
+        Reject: no book at all, or a crossed one. Never raises, whatever the bytes.
+        """

@@ -64,7 +64,7 @@ def _repeat(value: str | int, rows: int, kind: pa.DataType) -> pa.Array:
 
 def micros(ns: Iterable[int]) -> pa.Array:
     """Return nanoseconds as the timestamps the tables hold: microseconds, rounded down."""
-    array = np.fromiter(ns, dtype=np.int64)
+    array = np.asarray(ns if isinstance(ns, np.ndarray) else list(ns), dtype=np.int64)
     return pa.array(array // 1000).cast(_TYPES[Kind.TIME])
 
 

@@ -1,11 +1,16 @@
-"""How far a follower is in the journal, and the lock that keeps two of a kind from running."""
+"""How far a follower is in the journal, what it knows there, and the lock that keeps two of a kind from running.
+
+One file: a line of JSON that anybody may read (the cursor, and the follower's totals), and behind it the state that the
+follower goes on from. Both change in one rename, after what they speak of was stored.
+"""
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -27,21 +32,34 @@ def cursor_path(data_dir: Path, name: str = NAME) -> Path:
     return state_dir(data_dir) / f"{name}.cursor"
 
 
+@attrs.frozen
+class Checkpoint:
+    """A cursor, what the follower has counted so far (see `Fold.totals`), and the bytes of its state, if it has any."""
+
+    cursor: Cursor = Cursor()
+    totals: Mapping[str, Any] = attrs.field(factory=dict)
+    state: bytes = b""
+
+
+def load_checkpoint(data_dir: Path, name: str = NAME) -> Checkpoint:
+    """Return how far a follower is, and what it knows."""
+    try:
+        head, _, state = cursor_path(data_dir, name).read_bytes().partition(b"\n")
+        found = json.loads(head)
+        return Checkpoint(Cursor(found["segment"], found["next_frame"]), found.get("totals", {}), state)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return Checkpoint()  # none yet, or damaged: then all is stored again, under the same names
+
+
 def load_cursor(data_dir: Path, name: str = NAME) -> Cursor:
     """Return how far a follower is."""
-    try:
-        return Cursor(**json.loads(cursor_path(data_dir, name).read_bytes()))
-    except (
-        FileNotFoundError,
-        ValueError,
-        TypeError,
-    ):  # none yet, or damaged: then all is stored again, under the same names
-        return Cursor()
+    return load_checkpoint(data_dir, name).cursor
 
 
-def save_cursor(data_dir: Path, cursor: Cursor, name: str = NAME) -> None:
+def save_checkpoint(data_dir: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
     """Write down how far a follower is; what it stored must be on disk by then."""
-    write_whole(cursor_path(data_dir, name), json.dumps(attrs.asdict(cursor)).encode())
+    head = attrs.asdict(checkpoint.cursor) | {"totals": checkpoint.totals}
+    write_whole(cursor_path(data_dir, name), json.dumps(head).encode() + b"\n" + checkpoint.state)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""What has been recorded, as DuckDB views: the Parquet files that are whole, and the segments no follower has stored
-yet.
+"""What has been recorded: the Parquet files that are whole, and the segments no follower has stored yet. Here as DuckDB
+views; `scan` makes Polars frames of the same picture.
 
 Which is which the cursor says: a segment behind it is folded here, and a file of the same number is left out, so no row
 is seen twice while a follower publishes, and none is missed. A file that vanishes under us means that the picture has
@@ -7,7 +7,7 @@ changed: look again.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from collector_trio.errors import CollectorError
 from collector_trio.followers.columns import SCHEMAS
-from collector_trio.followers.cursor import load_cursor, segments_behind
-from collector_trio.followers.tables import fold_segment
+from collector_trio.followers.cursor import Checkpoint, load_checkpoint, load_cursor, segments_behind
+from collector_trio.followers.tables import fold_at, fold_segment
 from collector_trio.journal.segments import Segment
 from collector_trio.tables import TABLES
 
@@ -33,31 +33,34 @@ class Picture:
 
     files: dict[str, list[Path]]
     unstored: list[Segment]
+    checkpoint: Checkpoint  # what is known before the first of them
+    first_segment: int = 0  # rows of earlier ones are not asked for
 
 
-def look(data_dir: Path, first_segment: int = 0) -> Picture:
-    """Take stock of a data dir, from number `first_segment` on."""
+def look(data_dir: Path, first_segment: int = 0, tables: Collection[str] = TABLES) -> Picture:
+    """Take stock of a data dir, from number `first_segment` on; list the files of `tables`."""
     while True:
-        cursor = load_cursor(data_dir).segment
-        unstored = segments_behind(data_dir, max(cursor, first_segment - 1))
+        checkpoint = load_checkpoint(data_dir)
+        cursor = checkpoint.cursor.segment
+        unstored = segments_behind(data_dir, cursor)
         if load_cursor(data_dir).segment == cursor:
             break  # else one we did not see may have been stored, and deleted, before we looked
     # Files of a later segment than we know of came after our look. Where nothing but tables was kept, all count.
     newest = max([cursor, *(segment.number for segment in unstored)]) or None
     folded = {segment.number for segment in unstored}
     files: dict[str, list[Path]] = {name: [] for name in TABLES}
-    for name in TABLES:
+    for name in tables:
         for path in sorted((data_dir / name).glob("**/*.parquet")):
             if found := _NUMBER.search(path.name):
                 number = int(found[1])
                 if number >= first_segment and number not in folded and (newest is None or number <= newest):
                     files[name].append(path)
-    return Picture(files, unstored)
+    return Picture(files, unstored, checkpoint, first_segment)
 
 
 def open_views(picture: Picture) -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection with one view per table, times in UTC; empty tables are empty views."""
-    fresh = _unstored_rows(picture.unstored)
+    fresh = unstored_rows(picture)
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
     for name in TABLES:
@@ -71,29 +74,31 @@ def open_views(picture: Picture) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _unstored_rows(segments: list[Segment]) -> dict[str, pa.Table]:
+def unstored_rows(picture: Picture) -> dict[str, pa.Table]:
+    """Return by table the rows that are in no file yet, through the functions that write the files."""
     rows: dict[str, list[pa.Table]] = {}
-    for segment in segments:
-        fold, _ = fold_segment(segment, segment.number)
+    fold = fold_at(picture.checkpoint)
+    for segment in picture.unstored:
+        fold_segment(fold, segment, segment.number)
         for (table, _, _), found in fold.take().items():
-            rows.setdefault(table, []).append(found.unify_dictionaries())
+            if segment.number >= picture.first_segment:
+                rows.setdefault(table, []).append(found.unify_dictionaries())
     return {table: pa.concat_tables(found).unify_dictionaries() for table, found in rows.items()}
 
 
-def with_views(
-    data_dir: Path, work: Callable[[duckdb.DuckDBPyConnection, Picture], _Result], first_segment: int = 0
+def with_picture(
+    data_dir: Path, work: Callable[[Picture], _Result], first_segment: int = 0, tables: Collection[str] = TABLES
 ) -> _Result:
-    """Return what `work` makes of the views of one picture; when a file vanishes under it, of the next picture.
+    """Return what `work` makes of one picture; when a file vanishes under it, of the next picture.
 
-    Raises CollectorError where `data_dir` is no folder, or its files do not stay for long enough, and duckdb.Error.
+    Raises CollectorError where `data_dir` is no folder, or its files do not stay for long enough.
     """
     if not data_dir.is_dir():
         raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
     for _ in range(ATTEMPTS):
-        picture = look(data_dir, first_segment)
+        picture = look(data_dir, first_segment, tables)
         try:
-            with open_views(picture) as views:
-                return work(views, picture)
+            return work(picture)
         except FileNotFoundError as error:
             vanished = error
         except duckdb.IOException as error:
@@ -102,6 +107,18 @@ def with_views(
                 raise
             vanished = FileNotFoundError(f"{gone[0]}: {error}")
     raise CollectorError(f"{data_dir} changes faster than it can be read: {vanished}")
+
+
+def with_views(
+    data_dir: Path, work: Callable[[duckdb.DuckDBPyConnection, Picture], _Result], first_segment: int = 0
+) -> _Result:
+    """Return what `work` makes of the views of one picture. Raises as `with_picture` does, and duckdb.Error."""
+
+    def ask(picture: Picture) -> _Result:
+        with open_views(picture) as views:
+            return work(views, picture)
+
+    return with_picture(data_dir, ask, first_segment)
 
 
 def fetch(

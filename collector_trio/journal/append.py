@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import attrs
 import trio
 
-from collector_trio.journal.records import FORMAT, Batch, Letter, encode_batch, encode_note
+from collector_trio.journal.records import FORMAT, Batch, Letter, Note, encode_batch, encode_note
 from collector_trio.journal.recover import Numbers, save_numbers
 from collector_trio.journal.segments import journal_dir, point_at, point_nowhere, segment_path, sync_folder
 
@@ -67,6 +67,8 @@ class Journal:
     offload: Offload
     on_sealed: Callable[[int], None]
     on_refusal: Callable[[str | None], None]  # why the disk refuses, None: it accepts again
+    on_note: Callable[[Note], None]  # of what was written, in the order of the file
+    state: Callable[[], dict[str, Any]] | None  # what the last record of a segment says of all before
     segment_bytes: int = SEGMENT_BYTES
     _file: _File | None = None
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
@@ -185,7 +187,7 @@ class Journal:
             )
             if not due:
                 return True
-            if not self._write_note(Letter.SEALED, now_ns, {}):
+            if not self._write_end(now_ns):
                 return False
             self._file = None
             self._full.append(file)
@@ -222,7 +224,15 @@ class Journal:
         return True
 
     def _write_note(self, letter: Letter, ns: int, value: dict[str, Any]) -> bool:
-        return self._write(encode_note(letter, ns, value))
+        if not self._write(encode_note(letter, ns, value)):
+            return False
+        self.on_note(Note(letter, ns, value))
+        return True
+
+    def _write_end(self, ns: int) -> bool:
+        """Write what a segment ends with: one record of two lines, so that there is no first without the second."""
+        record = b"" if self.state is None else encode_note(Letter.STATE, ns, self.state())
+        return self._write(record + encode_note(Letter.SEALED, ns, {}))
 
     def _write(self, record: bytes) -> bool:
         file = self._file
@@ -274,7 +284,7 @@ class Journal:
             self._try_again()
         if self._file is not None:
             if self._cut():
-                self._write_note(Letter.SEALED, self.clock(), {})
+                self._write_end(self.clock())
             self._full.append(self._file)
             self._file = None
         while self._full:
@@ -295,12 +305,15 @@ def open_journal(
     offload: Offload,
     on_sealed: Callable[[int], None] = lambda number: None,
     on_refusal: Callable[[str | None], None] = lambda reason: None,
+    on_note: Callable[[Note], None] = lambda note: None,
+    state: Callable[[], dict[str, Any]] | None = None,
 ) -> Iterator[Journal]:
     """Own the running segment; whatever ends the block, it is sealed and every file closed.
 
     The caller holds the data dir's lock, and runs `Journal.run` in a nursery inside the block.
     """
-    journal = Journal(data_dir, numbers, clock, int(segment_s * 1e9), sync_every_s, offload, on_sealed, on_refusal)
+    hooks = (on_sealed, on_refusal, on_note, state)
+    journal = Journal(data_dir, numbers, clock, int(segment_s * 1e9), sync_every_s, offload, *hooks)
     try:
         yield journal
     finally:

@@ -49,6 +49,7 @@ class Letter(StrEnum):
     STEP = "k"  # the wall clock jumped
     REFUSAL = "r"  # batches were not accepted: the disk was full
     VERDICT = "v"  # the recorder gives up on something
+    STATE = "s"  # at the end of a segment: what the recorder takes for seen and for missing
     SEALED = "z"  # last line of a whole segment
 
 

@@ -1,13 +1,15 @@
-"""Simulated exchanges: Binance spot and OKX spot, WebSocket and REST, on one loopback port.
+"""Simulated exchanges: Binance and OKX, spot and perpetuals, WebSocket and REST, on one loopback port.
 
 Written from the exchanges' documentation, and sharing no code with our decoders, so that it can contradict them.
 """
 
+from collector_trio.sim.facts import BookFact, TradeFact
+from collector_trio.sim.fault import Fault
 from collector_trio.sim.recordings import RecordedFrame, Recording, load_recordings
 from collector_trio.sim.run import run_sim
-from collector_trio.sim.scenario import BUILT_IN, BUMPY, CALM, Fault, Scenario, load_scenario
+from collector_trio.sim.scenario import BUILT_IN, BUMPY, CALM, Scenario, load_scenario
 from collector_trio.sim.server import SimServer, serve
-from collector_trio.sim.truth import BookFact, ConnectionRecord, FaultRecord, Sent, TradeFact, Truth
+from collector_trio.sim.truth import ConnectionRecord, FaultRecord, Sent, Struck, Truth
 
 __all__ = [
     "BUILT_IN",
@@ -22,6 +24,7 @@ __all__ = [
     "Scenario",
     "Sent",
     "SimServer",
+    "Struck",
     "TradeFact",
     "Truth",
     "load_recordings",

@@ -1,9 +1,12 @@
 """Who is subscribed to what on one simulated exchange."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
+
+from collector_trio.sim.fault import Place
 
 if TYPE_CHECKING:
     from collector_trio.sim.connection import Connection
@@ -11,18 +14,23 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Subscription:
-    """One stream of one instrument on one connection. `started`: the snapshot it begins with has been sent."""
+    """One stream of one instrument on one connection.
+
+    `started`: the snapshot it begins with has been sent. `over`: it was taken back, or its connection is no more.
+    """
 
     connection: "Connection"
     stream: str
     native_symbol: str
+    place: Place
     micro: bool = False
     started: bool = False
+    over: bool = False
 
     @property
     def kind(self) -> str:
         """Return "trades", "book" or "other"."""
-        return kind_of(self.stream)
+        return self.place.channel
 
 
 def kind_of(stream: str) -> str:
@@ -48,18 +56,19 @@ class Audience:
 
     def remove(self, connection: "Connection", stream: str, native_symbol: str) -> None:
         """Unsubscribe; from nothing, too."""
-        self._by_key.get((stream, native_symbol), {}).pop(connection, None)
+        self._remove(self._by_key.get((stream, native_symbol), {}), connection)
         self._wake()
 
     def leave(self, connection: "Connection") -> None:
         """Forget a connection."""
         for subscriptions in self._by_key.values():
-            subscriptions.pop(connection, None)
+            self._remove(subscriptions, connection)
         self._wake()
 
-    def of(self, stream: str, native_symbol: str) -> list[Subscription]:
+    def of(self, stream: str, native_symbol: str) -> Collection[Subscription]:
         """List who hears this stream of this instrument."""
-        return list(self._by_key.get((stream, native_symbol), {}).values())
+        subscriptions = self._by_key.get((stream, native_symbol))
+        return tuple(subscriptions.values()) if subscriptions else ()
 
     def of_symbol(self, native_symbol: str) -> list[Subscription]:
         """List every subscription to this instrument, whatever the stream."""
@@ -70,9 +79,19 @@ class Audience:
             for subscription in subscriptions.values()
         ]
 
+    def of_connection(self, connection: "Connection") -> list[Subscription]:
+        """List what a connection hears."""
+        return [subscriptions[connection] for subscriptions in self._by_key.values() if connection in subscriptions]
+
     async def change(self) -> None:
         """Wait until somebody subscribes, unsubscribes or leaves."""
         await self._changed.wait()
+
+    @staticmethod
+    def _remove(subscriptions: dict["Connection", Subscription], connection: "Connection") -> None:
+        subscription = subscriptions.pop(connection, None)
+        if subscription is not None:
+            subscription.over = True
 
     def _wake(self) -> None:
         self.version += 1

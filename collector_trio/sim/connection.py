@@ -9,9 +9,8 @@ came, and with which payload; and a simulated one must also be able to end a con
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import attrs
 import trio
 import wsproto
 from wsproto.connection import ConnectionType
@@ -20,8 +19,9 @@ from wsproto.utilities import RemoteProtocolError
 
 from collector_trio.sim.audience import Subscription
 from collector_trio.sim.endings import READ_BYTES, finish
+from collector_trio.sim.facts import Fact
 from collector_trio.sim.http import Request
-from collector_trio.sim.truth import ConnectionRecord, Fact, Sent, Truth
+from collector_trio.sim.truth import ConnectionRecord, Sent, Truth
 
 FLUSH_S = 1.0  # how long what is queued may take once a connection is to end
 # A client that lets this much pile up is too slow and is cut (protocols.md 1.2, 4.2 code 4005).
@@ -49,13 +49,12 @@ class Session(Protocol):
         """Forget the subscriptions: the connection is over."""
 
 
-@attrs.frozen
-class _Item:
-    """One frame in the outbox: data if it has a fact, else control of some kind ("control", "ping", "pong", "")."""
+class _Item(NamedTuple):
+    """One frame in the outbox: data if it has facts, else control of some kind ("control", "ping", "pong", "")."""
 
     frame: bytes
     kind: str
-    sent: Sent | None = None
+    sent: tuple[Sent, ...] = ()
 
 
 def text_frame(text: bytes) -> bytes:
@@ -110,16 +109,20 @@ class Connection:
         """Tell whether anything can still be sent."""
         return self._ending is None
 
-    def publish(self, subscription: Subscription, text: bytes, fact: Fact) -> None:
-        """Send one data frame, unless the connection is stalled."""
-        if not self.stalled:
-            self.send([(text, fact)], micro=subscription.micro)
+    def publish(self, subscription: Subscription, wire: bytes, facts: Sequence[Fact]) -> None:
+        """Send one data frame, built already, unless the connection is stalled."""
+        now = trio.current_time()
+        if self._ending is None and now >= self.stalled_until:
+            conn, micro = self.record.conn, subscription.micro
+            self._queue(_Item(wire, "data", tuple([Sent(conn, fact, micro, True) for fact in facts])))
+            self.last_push = now
 
-    def send(self, frames: Sequence[tuple[bytes, Fact]], *, micro: bool = False) -> None:
+    def send(self, frames: Sequence[tuple[bytes, Fact]]) -> None:
         """Queue data frames, in this order."""
         if self.open:
             for text, fact in frames:
-                self._queue(_Item(text_frame(text), "data", Sent(self.record.conn, fact, micro, certain=True)))
+                sent = Sent(self.record.conn, fact, micro=False, certain=True)
+                self._queue(_Item(text_frame(text), "data", (sent,)))
             self.last_push = trio.current_time()
 
     def say(self, text: str) -> None:
@@ -152,7 +155,7 @@ class Connection:
         """Count the frames of `batch` that the socket was never offered, because the connection ended before."""
         if self.open:
             return 0
-        waiting = {id(item.sent.fact) for item in self._outbox if item.sent is not None}
+        waiting = {id(sent.fact) for item in self._outbox for sent in item.sent}
         return sum(id(fact) in waiting for _, fact in batch)
 
     async def converse(self, session: Session) -> str:
@@ -215,13 +218,14 @@ class Connection:
                 self._scope.cancel()
 
     def _log(self, batch: list[_Item], certain: bool) -> None:
-        entries = [item.sent for item in batch if item.sent is not None]
+        entries = [sent for item in batch for sent in item.sent]
+        frames = sum(item.kind == "data" for item in batch)
         if not certain:
             entries = [entry._replace(certain=False) for entry in entries]
-            self.record.uncertain += len(entries)
+            self.record.uncertain += frames
         else:
-            first = entries and not self.record.data
-            self.record.data += len(entries)
+            first = frames and not self.record.data
+            self.record.data += frames
             if first:
                 self._fed()
             self.record.control += sum(item.kind == "control" for item in batch)

@@ -1,18 +1,24 @@
 """Lets a market's time pass: takers at random, a book every 100 ms. What is published is the exchange's affair."""
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
 import trio
 
+from collector_trio.sim.facts import TradeFact
+from collector_trio.sim.fault import Place
+from collector_trio.sim.later import Later
 from collector_trio.sim.market import Fill, Listing, Market
-from collector_trio.sim.truth import TradeFact
 
 FLUSH_EVERY_S = 0.1
-# How many trades REST still knows.
-KEPT_TRADES = 5000
+# How many trades REST knows at least.
+KEPT_TRADES = 20_000
+RUSH = 0.005  # how often a taker is one of several at the same instant
+
+
+# A sequence number, bids and asks, best first, as text.
+BookText = tuple[int, list[tuple[str, str]], list[tuple[str, str]]]
 
 
 class Tape(Protocol):
@@ -22,7 +28,14 @@ class Tape(Protocol):
     """
 
     market: Market
-    history: deque[TradeFact]
+    history: list[TradeFact]
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where faults may strike what it publishes."""
+
+    def begin(self) -> None:
+        """Tell the truth the whole book, before anything happens to it."""
 
     def order(self, side: str, fills: list[Fill]) -> None:
         """Publish what one taker order did."""
@@ -33,7 +46,7 @@ class Tape(Protocol):
         Returns after how many seconds to flush if nothing happens.
         """
 
-    def book(self, depth: int) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
+    def book(self, depth: int) -> BookText:
         """Return the book that REST shows now: sequence number, bids and asks, best first."""
 
 
@@ -42,13 +55,16 @@ class Feed:
 
     Three things happen to it: takers come and makers stir the book, both at random; and at the full tenth of a second
     after either, or after a new subscription, the book is flushed. So a quiet instrument costs nothing while nothing
-    happens.
+    happens. What happens depends on the seed alone, not on how late the loop is: times are counted from the beginning.
     """
 
-    def __init__(self, tape: Tape, rng: Random) -> None:
+    def __init__(self, tape: Tape, rng: Random, later: Later) -> None:
         self.tape = tape
+        self.begun = False
         self._rng = rng
-        self._poked = trio.Event()
+        self._later = later
+        self._started = 0.0
+        self._order_at = self._stir_at = self._flush_at = 0.0
 
     @property
     def listing(self) -> Listing:
@@ -56,34 +72,42 @@ class Feed:
         return self.tape.market.listing
 
     def poke(self) -> None:
-        """Take note of a new subscription: the next flush is to come, even if nothing else happens."""
-        self._poked.set()
+        """Take note of a new subscription, or a fault: the next flush is to come, even if nothing else happens."""
+        now = trio.current_time()
+        if self.begun:
+            self._flush_at = min(self._flush_at, _flush_after(now - self._started))
+        else:
+            self.begun = True
+            self._started = now
+            self.tape.begin()
+            self._order_at, self._stir_at, self._flush_at = self._until_order(), self._until_stir(), FLUSH_EVERY_S
+        self._expect()
 
-    async def run(self) -> None:
-        """Publish for ever, at the scenario's rates.
+    def _expect(self) -> None:
+        """Ask to be woken for what comes next."""
+        due = self._due()
+        self._later.at(self._started + due, lambda: self._wake(due))
 
-        What happens depends on the seed alone, not on how late the loop is.
-        """
-        await self._poked.wait()
-        started = trio.current_time()
-        order_at, stir_at, flush_at = self._until_order(), self._until_stir(), FLUSH_EVERY_S
-        while True:
-            due = min(order_at, stir_at, flush_at)
-            with trio.move_on_at(started + due):
-                await self._poked.wait()
-                self._poked = trio.Event()
-                flush_at = min(flush_at, _flush_after(trio.current_time() - started))
-                continue
-            if due == order_at:
+    def _wake(self, due: float) -> None:
+        if due == self._due():  # else it was asked for before something else came first
+            self._step(due)
+            self._expect()
+
+    def _due(self) -> float:
+        return min(self._order_at, self._stir_at, self._flush_at)
+
+    def _step(self, due: float) -> None:
+        if due == self._order_at:
+            for _ in range(self._rng.randint(4, 12) if self._rng.random() < RUSH else 1):
                 self.tape.order(*self.tape.market.take())
-                order_at += self._until_order()
-                flush_at = min(flush_at, _flush_after(due))
-            elif due == stir_at:
-                self.tape.market.stir(self._changes())
-                stir_at += self._until_stir()
-                flush_at = min(flush_at, _flush_after(due))
-            else:
-                flush_at = due + self.tape.flush()
+            self._order_at += self._until_order()
+            self._flush_at = min(self._flush_at, _flush_after(due))
+        elif due == self._stir_at:
+            self.tape.market.stir(self._changes())
+            self._stir_at += self._until_stir()
+            self._flush_at = min(self._flush_at, _flush_after(due))
+        else:
+            self._flush_at = due + self.tape.flush()
 
     def _until_order(self) -> float:
         return self._rng.expovariate(self.listing.trades_per_s)
@@ -102,6 +126,13 @@ class Feed:
 def _flush_after(now: float) -> float:
     """Return the next full tenth of a second."""
     return (int(now / FLUSH_EVERY_S) + 1) * FLUSH_EVERY_S
+
+
+def remember(history: list[TradeFact], fact: TradeFact) -> None:
+    """Add a trade to what REST knows, and forget the oldest when they are too many."""
+    history.append(fact)
+    if len(history) >= 2 * KEPT_TRADES:
+        del history[:KEPT_TRADES]
 
 
 class Clock:

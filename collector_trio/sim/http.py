@@ -1,7 +1,7 @@
 """Just enough HTTP for a simulated exchange: one request per connection, its head read with h11."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -41,6 +41,15 @@ class Answer:
     body: Any
     status: int = 200
     headers: Mapping[str, str] = attrs.Factory(dict)
+
+
+@attrs.frozen
+class Slow:
+    """An answer that is made after `delay_s`; when it has been sent `sent` is called."""
+
+    delay_s: float
+    answer: Callable[[], Answer]
+    sent: Callable[[], None]
 
 
 async def read_request(stream: trio.abc.Stream) -> Request | None:

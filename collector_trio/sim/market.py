@@ -5,20 +5,21 @@ text.
 """
 
 from bisect import bisect_left
+from functools import lru_cache
 from random import Random
 
 import attrs
 
-FEWEST_LEVELS = 450
-MOST_LEVELS = 700
-AT_FIRST = 560
+LEVELS = 560  # a side, at first; a market keeps between four fifths and five fourths of it
+MANY = 10  # makers a large taker now and then meets at one price
 
 
 @attrs.frozen
 class Listing:
     """How an exchange lists one instrument.
 
-    `padded`: digits always printed after the point; None drops trailing zeros.
+    `price_padded`, `size_padded`: digits always printed after the point; 0 is as many as the smallest step has, None
+    drops trailing zeros. `contract_size`: how much of the base one unit of size is, None where it is the base itself.
     """
 
     symbol: str
@@ -26,9 +27,12 @@ class Listing:
     price: float
     tick_digits: int
     lot_digits: int
-    padded: int | None
-    trades_per_s: float
-    book_changes_per_s: float
+    price_padded: int | None
+    size_padded: int | None
+    trades_per_s: float = 1.0
+    book_changes_per_s: float = 1.0
+    market: str = "spot"
+    contract_size: str | None = None
 
     @property
     def base(self) -> str:
@@ -40,19 +44,31 @@ class Listing:
         """The asset it is paid in."""
         return self.symbol.split("-")[1]
 
-    def least(self, digits: int) -> str:
-        """Spell the smallest step of so many digits."""
-        return spell(1, digits, self.padded)
+    @property
+    def tick(self) -> str:
+        """The smallest step of a price, as text."""
+        return self.price_text(1)
+
+    @property
+    def lot(self) -> str:
+        """The smallest step of a size, as text."""
+        return self.size_text(1)
 
     def price_text(self, ticks: int) -> str:
         """Spell a price."""
-        return spell(ticks, self.tick_digits, self.padded)
+        return spell(ticks, self.tick_digits, self.price_padded)
 
     def size_text(self, lots: int) -> str:
         """Spell a size."""
-        return spell(lots, self.lot_digits, self.padded)
+        return spell(lots, self.lot_digits, self.size_padded)
 
 
+def seeded(*names: object) -> Random:
+    """Return a generator that depends on these names alone: one symbol's walk does not depend on the others."""
+    return Random("/".join(map(str, names)))
+
+
+@lru_cache(maxsize=100_000)
 def spell(value: int, digits: int, padded: int | None) -> str:
     """Spell value / 10**digits: `spell(612345, 1, None)` is "61234.5", `spell(612345, 1, 8)` is "61234.50000000"."""
     whole, part = divmod(value, 10**digits)
@@ -98,15 +114,19 @@ class Ladder:
 class Market:
     """One instrument's book and its walk. Every change of a level raises `update_id` by one."""
 
-    def __init__(self, listing: Listing, rng: Random) -> None:
+    def __init__(self, listing: Listing, rng: Random, levels: int = LEVELS) -> None:
         self.listing = listing
         self.rng = rng
+        self.fewest = levels * 4 // 5
+        self.most = levels * 5 // 4
         self.update_id = rng.randrange(10**9, 9 * 10**9)
         self.match_id = rng.randrange(10**8, 10**9)
         middle = round(listing.price * 10**listing.tick_digits)
-        self._usual_lots = max(2, round(20_000 / listing.price * 10**listing.lot_digits))
-        self.bids = self._new_ladder(middle, -1)
-        self.asks = self._new_ladder(middle, +1)
+        self._usual_lots = max(
+            2, round(20_000 / (listing.price * float(listing.contract_size or 1)) * 10**listing.lot_digits)
+        )
+        self.bids = self._new_ladder(middle, -1, levels)
+        self.asks = self._new_ladder(middle, +1, levels)
 
     @property
     def best_bid(self) -> int:
@@ -141,7 +161,9 @@ class Market:
                 continue
             bid = self.rng.random() < 0.5
             ladder = self.bids if bid else self.asks
-            place = min(int(self.rng.expovariate(1 / 25)), len(ladder.prices) - 1)
+            deep = self.rng.random() < 0.03
+            place = self.rng.randrange(len(ladder.prices)) if deep else int(self.rng.expovariate(1 / 25))
+            place = min(place, len(ladder.prices) - 1)
             price = ladder.prices[-1 - place if bid else place]
             draw = self.rng.random()
             if draw < 0.2:
@@ -166,12 +188,12 @@ class Market:
     def _replenish(self) -> None:
         """Keep each side between its bounds by adding or taking away at the far end."""
         for ladder, far, away in ((self.bids, 0, -1), (self.asks, -1, +1)):
-            while len(ladder.prices) < FEWEST_LEVELS + 20:
+            while len(ladder.prices) < self.fewest:
                 price = ladder.prices[far] + away * self.rng.randint(1, 4)
                 if price <= 0:
                     break
                 self._put(ladder, price, self._size())
-            while len(ladder.prices) > MOST_LEVELS:
+            while len(ladder.prices) > self.most:
                 self._put(ladder, ladder.prices[far], 0)
 
     def _put(self, ladder: Ladder, price: int, lots: int) -> None:
@@ -182,7 +204,10 @@ class Market:
         return max(1, round(self.rng.expovariate(1 / self._usual_lots)))
 
     def _split(self, lots: int) -> tuple[int, ...]:
-        """Split what was taken among one to three makers."""
+        """Split what was taken among one to three makers; seldom among many."""
+        if lots >= 4 * MANY and self.rng.random() < 0.01:
+            cuts = sorted(self.rng.sample(range(1, lots), MANY - 1))
+            return tuple(end - start for start, end in zip([0, *cuts], [*cuts, lots], strict=True))
         parts = []
         for _ in range(self.rng.choice((0, 0, 0, 1, 2))):
             part = round(lots * self.rng.random())
@@ -191,9 +216,9 @@ class Market:
                 lots -= part
         return (*parts, lots)
 
-    def _new_ladder(self, middle: int, away: int) -> Ladder:
+    def _new_ladder(self, middle: int, away: int, levels: int) -> Ladder:
         price, lots = middle, {}
-        for _ in range(AT_FIRST):
+        for _ in range(levels):
             price += away * self.rng.choice((1, 1, 1, 2, 3, 5))
             if price > 0:
                 lots[price] = self._size()

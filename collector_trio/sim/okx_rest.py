@@ -6,12 +6,13 @@ Errors come as HTTP 200 with a code: https://www.okx.com/docs-v5/en/#overview-re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from collector_trio.sim.facts import TradeFact
 from collector_trio.sim.http import Answer, Request
 from collector_trio.sim.market import Listing
-from collector_trio.sim.okx import DEPTH, order_count
-from collector_trio.sim.truth import TradeFact
+from collector_trio.sim.okx_tape import DEPTH, order_count
 from collector_trio.sim.venue import Venue
 
+MARKETS = {"SPOT": "spot", "SWAP": "perp"}
 INST_TYPES = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION", "EVENTS")
 
 
@@ -38,7 +39,7 @@ class OkxRest:
         return _data([{"ts": str(self._venue.clock.ms())}])
 
     def _instruments(self, request: Request) -> Answer:
-        """List spot instruments; the other types have none yet."""
+        """List instruments of one type; only spot and swaps have any."""
         kind = request.query.get("instType", "")
         if kind not in INST_TYPES:
             return (
@@ -47,7 +48,7 @@ class OkxRest:
                 else _error("50014", "Parameter instType can not be empty.")
             )
         wanted = request.query.get("instId")
-        listings = self._venue.listings if kind == "SPOT" else ()
+        listings = [one for one in self._venue.listings.values() if one.market == MARKETS.get(kind)]
         if wanted is not None and not any(listing.native_symbol == wanted for listing in listings):
             return _error("51001", "Instrument ID doesn't exist.")
         return _data([_instrument(listing) for listing in listings if wanted in (None, listing.native_symbol)])
@@ -99,25 +100,25 @@ def _trade(fact: TradeFact) -> dict[str, str]:
 
 
 def _instrument(listing: Listing) -> dict[str, Any]:
-    lot = listing.least(listing.lot_digits)
+    swap = listing.market == "perp"
     return {
-        "instType": "SPOT",
+        "instType": "SWAP" if swap else "SPOT",
         "instId": listing.native_symbol,
-        "instFamily": "",
-        "uly": "",
-        "baseCcy": listing.base,
-        "quoteCcy": listing.quote,
-        "settleCcy": "",
-        "ctVal": "",
-        "ctMult": "",
-        "ctValCcy": "",
-        "ctType": "",
+        "instFamily": listing.symbol if swap else "",
+        "uly": listing.symbol if swap else "",
+        "baseCcy": "" if swap else listing.base,
+        "quoteCcy": "" if swap else listing.quote,
+        "settleCcy": listing.quote if swap else "",
+        "ctVal": listing.contract_size or "",
+        "ctMult": "1" if swap else "",
+        "ctValCcy": listing.base if swap else "",
+        "ctType": "linear" if swap else "",
         "listTime": "1548133413000",
         "expTime": "",
-        "lever": "10",
-        "tickSz": listing.least(listing.tick_digits),
-        "lotSz": lot,
-        "minSz": lot,
+        "lever": "100" if swap else "10",
+        "tickSz": listing.tick,
+        "lotSz": listing.lot,
+        "minSz": listing.lot,
         "state": "live",
         "ruleType": "normal",
         "upcChg": [],

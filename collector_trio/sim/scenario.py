@@ -4,52 +4,22 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import attrs
 
 from collector_trio.errors import ConfigError
-
-KINDS = ("close", "drop", "abort", "stall", "refuse")
-TARGETS = ("any", "binance", "okx", "binance.spot", "okx.public", "okx.business")
-STATUSES = (503, 429, 418, 451)
-
-
-@attrs.frozen
-class Fault:
-    """One thing that goes wrong. It strikes every open connection of `target`.
-
-    - close: a close frame with `code` (by default 1001 at Binance, 4004 at OKX), then FIN.
-    - drop: FIN without a close frame.
-    - abort: RST.
-    - stall: no data for `duration_s`, while TCP stays up and control messages are answered. What would have been sent
-      is never sent.
-    - refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given.
-
-    A scenario's faults strike `at_s` after the server's start, and again `every_s`. One that finds nobody who was sent
-    data waits for somebody.
-    """
-
-    kind: str
-    target: str = "any"
-    at_s: float | None = None
-    every_s: float | None = None
-    duration_s: float = 10.0
-    count: int = 1
-    status: int = 503
-    retry_after_s: int | None = None
-    code: int | None = None
-
-    def strikes(self, endpoint: str) -> bool:
-        """Tell whether a connection of `endpoint` is meant."""
-        return self.target in ("any", endpoint, endpoint.split(".")[0])
+from collector_trio.sim.fault import CHANNELS, KINDS, MARKETS, STATUSES, TARGETS, Fault, Kind
+from collector_trio.sim.market import LEVELS
 
 
 @attrs.frozen
 class Scenario:
     """What is simulated.
 
-    Rates are per symbol; a quiet symbol trades about once an hour and its book changes every 90 s.
+    Rates are per symbol, on each exchange and in each market; a quiet symbol trades about once an hour and its book
+    changes every 90 s. `book_levels`: how many levels a side a book has, give or take a quarter.
     """
 
     symbols: tuple[str, ...] = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
@@ -57,6 +27,8 @@ class Scenario:
     trades_per_s: float = 10.0
     book_changes_per_s: float = 10.0
     faults: tuple[Fault, ...] = ()
+    markets: tuple[str, ...] = MARKETS
+    book_levels: int = LEVELS
 
 
 CALM = Scenario()
@@ -68,6 +40,8 @@ BUMPY = Scenario(
         Fault("stall", "binance.spot", at_s=13, every_s=73, duration_s=8),
         Fault("refuse", "okx.business", at_s=17.9, every_s=79),
         Fault("close", "okx.business", at_s=18, every_s=79),
+        Fault("drop", "binance.perp.public", at_s=20, every_s=83),
+        Fault("abort", "binance.perp.market", at_s=22, every_s=89),
     )
 )
 BUILT_IN: Mapping[str, Scenario] = {"calm": CALM, "bumpy": BUMPY}
@@ -106,18 +80,30 @@ class _Reader:
     problems: list[str] = attrs.Factory(list)
 
     def scenario(self, document: dict[str, Any]) -> Scenario:
-        values = self._table("", document, {"symbols", "quiet_symbols", "trades_per_s", "book_changes_per_s", "faults"})
+        values = self._table("", document, {field.name for field in attrs.fields(Scenario)})
         for key in ("symbols", "quiet_symbols"):
             if key in values:
                 values[key] = self._symbols(key, values[key])
         for key in ("trades_per_s", "book_changes_per_s"):
             if key in values:
                 self._number(key, values[key], above=0)
+        if "markets" in values:
+            values["markets"] = self._markets(values["markets"])
+        if "book_levels" in values:
+            self._whole("book_levels", values["book_levels"], 20, 20_000)
         if "faults" in values:
             values["faults"] = self._faults(values["faults"])
         if self.problems:
             raise ConfigError(self.problems)
         return Scenario(**values)
+
+    def _markets(self, found: object) -> tuple[str, ...]:
+        if not isinstance(found, list) or not found:
+            self._wrong("markets", found, f"a list of {', '.join(MARKETS)}")
+            return ()
+        for index, market in enumerate(found):
+            self._choice(f"markets[{index}]", market, MARKETS)
+        return tuple(found)
 
     def _faults(self, found: object) -> tuple[Fault, ...]:
         if not isinstance(found, list) or not all(isinstance(fault, dict) for fault in found):
@@ -130,20 +116,52 @@ class _Reader:
         before = len(self.problems)
         if "kind" not in values:
             self.problems.append(f"{self.path}: {where}.kind is missing ({', '.join(KINDS)})")
-        choices: Mapping[str, Sequence[object]] = {"kind": KINDS, "target": TARGETS, "status": STATUSES}
         for key, value in values.items():
-            name = f"{where}.{key}"
-            if key in choices:
-                self._choice(name, value, choices[key])
-            elif key == "every_s" or key == "duration_s":
-                self._number(name, value, above=0)
-            elif key == "at_s":
-                self._number(name, value, at_least=0)
-            else:
-                self._whole(name, value, *{"code": (1000, 4999), "count": (1, 10**9)}.get(key, (0, 10**9)))
-        if "at_s" not in values and "every_s" not in values:
-            self.problems.append(f"{self.path}: {where} has no time; wanted at_s or every_s (seconds)")
+            self._value(f"{where}.{key}", key, value)
+        kind = KINDS.get(str(values.get("kind")))
+        if not values.keys() & {"at_s", "every_s", "chance"}:
+            more = ", or chance (a probability)" if kind is not None and "chance" in kind.keys else ""
+            self.problems.append(f"{self.path}: {where} has no time; wanted at_s or every_s (seconds){more}")
+        if len(self.problems) == before and kind is not None:
+            self._combination(where, values, kind)
         return Fault(**values) if len(self.problems) == before else Fault("close")
+
+    def _value(self, name: str, key: str, value: object) -> None:
+        choices: Mapping[str, Sequence[object]] = {
+            "kind": tuple(KINDS),
+            "target": TARGETS,
+            "status": STATUSES,
+            "market": MARKETS,
+            "channel": CHANNELS,
+        }
+        if key == "snapshot":
+            if not isinstance(value, bool):
+                self._wrong(name, value, "true or false")
+        elif key in choices:
+            self._choice(name, value, choices[key])
+        elif key in ("every_s", "duration_s", "delay_s"):
+            self._number(name, value, above=0)
+        elif key == "at_s":
+            self._number(name, value, at_least=0)
+        elif key == "chance":
+            self._number(name, value, above=0, at_most=1)
+        elif key == "symbol":
+            if not isinstance(value, str) or not _is_symbol(value):
+                self._wrong(name, value, 'a name such as "BTC-USDT"')
+        else:
+            bounds = {"code": (1000, 4999), "count": (1, 10**9), "by": (1, 300)}
+            self._whole(name, value, *bounds.get(key, (0, 10**9)))
+
+    def _combination(self, where: str, values: dict[str, Any], kind: Kind) -> None:
+        """Judge keys, each of which is right in itself."""
+        name, target = values["kind"], values.get("target", "any")
+        for key in sorted(values.keys() - kind.keys):
+            known = ", ".join(sorted(kind.keys))
+            self.problems.append(f'{self.path}: {where}.{key} means nothing to "{name}" ({known})')
+        if not kind.fits(target):
+            self.problems.append(f'{self.path}: {where}.target is "{target}"; "{name}" strikes {kind.home} only')
+        if "chance" in values and "every_s" in values:
+            self.problems.append(f"{self.path}: {where} has both chance and every_s; wanted one of them")
 
     def _table(self, where: str, found: dict[str, Any], allowed: set[str]) -> dict[str, Any]:
         for key in found.keys() - allowed:
@@ -163,11 +181,26 @@ class _Reader:
                 f"{self.path}: {key} is {_show(found)}{_nearest(found, [str(word) for word in allowed])}"
             )
 
-    def _number(self, key: str, found: object, *, above: float | None = None, at_least: float | None = None) -> None:
+    def _number(
+        self,
+        key: str,
+        found: object,
+        *,
+        above: float | None = None,
+        at_least: float | None = None,
+        at_most: float = float_info.max,
+    ) -> None:
         wanted = f"a number above {above}" if above is not None else f"a number from {at_least}"
+        if at_most != float_info.max:
+            wanted += f" up to {at_most}"
         is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        low = is_number and ((above is not None and found <= above) or (at_least is not None and found < at_least))  # type: ignore[operator]
-        if not is_number or low or found in (float("inf"),) or found != found:
+        right = (
+            is_number
+            and (above is None or found > above)  # type: ignore[operator]
+            and (at_least is None or found >= at_least)  # type: ignore[operator]
+            and found <= at_most  # type: ignore[operator]
+        )
+        if not right:  # nor is what compares with nothing
             self._wrong(key, found, wanted)
 
     def _whole(self, key: str, found: object, low: int, high: int) -> None:

@@ -14,23 +14,49 @@ from typing import NoReturn
 import trio
 from wsproto.utilities import RemoteProtocolError
 
-from collector_trio.sim.binance import BinanceSession, BinanceTape
+from collector_trio.sim import binance_rest
+from collector_trio.sim.binance import BinanceSession
 from collector_trio.sim.binance_rest import BinanceRest
+from collector_trio.sim.binance_tape import BinanceTape
 from collector_trio.sim.connection import Connection, Session
+from collector_trio.sim.fault import Fault
 from collector_trio.sim.faults import Faults
-from collector_trio.sim.feed import Clock, Feed, Tape
-from collector_trio.sim.http import Answer, Request, read_request, respond
-from collector_trio.sim.listings import binance_listing, okx_listing, rates, recorded_listing
-from collector_trio.sim.market import Listing, Market
-from collector_trio.sim.okx import OkxSession, OkxTape
+from collector_trio.sim.feed import BookText, Clock, Feed
+from collector_trio.sim.http import Answer, Request, Slow, read_request, respond
+from collector_trio.sim.later import Later
+from collector_trio.sim.listings import (
+    binance_listing,
+    binance_perp_listing,
+    okx_listing,
+    okx_swap_listing,
+    rates,
+    recorded_listing,
+)
+from collector_trio.sim.market import Listing, Market, seeded
+from collector_trio.sim.mishaps import Mishaps
+from collector_trio.sim.okx import OkxSession
 from collector_trio.sim.okx_rest import OkxRest
+from collector_trio.sim.okx_tape import OkxTape
 from collector_trio.sim.recordings import Recording
 from collector_trio.sim.replay import Replay
-from collector_trio.sim.scenario import CALM, Fault, Scenario
+from collector_trio.sim.scenario import CALM, Scenario
+from collector_trio.sim.traps import Traps
 from collector_trio.sim.truth import ConnectionRecord, Truth
-from collector_trio.sim.venue import Venue, seeded
+from collector_trio.sim.venue import Venue
 
-ENDPOINTS = {"/stream": "binance.spot", "/ws/v5/public": "okx.public", "/ws/v5/business": "okx.business"}
+ENDPOINTS = {
+    "/stream": "binance.spot",
+    "/public/stream": "binance.perp.public",
+    "/market/stream": "binance.perp.market",
+    "/ws/v5/public": "okx.public",
+    "/ws/v5/business": "okx.business",
+}
+LISTERS: Mapping[tuple[str, str], Callable[[str, float, float], Listing]] = {
+    ("binance", "spot"): binance_listing,
+    ("binance", "perp"): binance_perp_listing,
+    ("okx", "spot"): okx_listing,
+    ("okx", "perp"): okx_swap_listing,
+}
 CLOSE_S = 1.0
 
 
@@ -61,26 +87,41 @@ class SimServer:
         self._seed = seed
         self._now_ns = now_ns
         self._clock = Clock(now_ns)
-        self._faults = Faults(self.truth, now_ns)
+        self._later = Later()
+        self._mishaps = Mishaps(Traps(seed, self.truth, now_ns), self._later)
         self._replay: Replay | None = None
+        recorded = {(frame.exchange, frame.native_symbol): None for one in recordings or () for frame in one.frames}
+        pace = {} if recordings is not None else rates(scenario)
+        self._spot, self._perp, self._okx = [
+            Venue(
+                [recorded_listing(*name) for name in recorded if name[0] == exchange and "spot" in markets]
+                + [
+                    LISTERS[exchange, market](symbol, *pace[symbol])
+                    for market in markets
+                    if market in scenario.markets
+                    for symbol in pace
+                ],
+                self._clock,
+                self.truth,
+                self._mishaps,
+            )
+            for exchange, markets in (("binance", ("spot",)), ("binance", ("perp",)), ("okx", ("spot", "perp")))
+        ]
+        self._venues = (self._spot, self._perp, self._okx)
+        self._faults = Faults(self.truth, now_ns, self._mishaps, self._venues)
+        for fault in scenario.faults:
+            if fault.chance is not None and fault.at_s is None:
+                self._faults.strike(fault)  # now, so that it does not depend on whose task runs first
         if recordings is None:
-            pace = rates(scenario)
-            self._binance = Venue([binance_listing(symbol, *pace[symbol]) for symbol in pace], self._clock)
-            self._okx = Venue([okx_listing(symbol, *pace[symbol]) for symbol in pace], self._clock)
-            for listing in self._binance.listings:
-                self._binance.add_feed(self._feed("binance", BinanceTape, self._binance, listing))
-            for listing in self._okx.listings:
-                self._okx.add_feed(self._feed("okx", OkxTape, self._okx, listing))
+            for exchange, venue in (("binance", self._spot), ("binance", self._perp), ("okx", self._okx)):
+                for listing in venue.listings.values():
+                    venue.add_feed(self._feed(exchange, venue, listing))
         else:
-            names = {(frame.exchange, frame.native_symbol): None for one in recordings for frame in one.frames}
-            venues = {
-                exchange: Venue([recorded_listing(*name) for name in names if name[0] == exchange], self._clock)
-                for exchange in ("binance", "okx")
-            }
-            self._binance, self._okx = venues["binance"], venues["okx"]
-            self._replay = Replay(recordings, venues, speed=speed, announce=announce, done=self.replay_done)
-        self._rest: Mapping[str, Callable[[Request], Answer]] = {
-            "/api/v3/": BinanceRest(self._binance).answer,
+            by_exchange = {"binance": self._spot, "okx": self._okx}
+            self._replay = Replay(recordings, by_exchange, speed=speed, announce=announce, done=self.replay_done)
+        self._rest: Mapping[str, Callable[[Request], Answer | Slow]] = {
+            "/api/v3/": BinanceRest(self._spot, binance_rest.SPOT).answer,
+            "/fapi/v1/": BinanceRest(self._perp, binance_rest.FUTURES).answer,
             "/api/v5/": OkxRest(self._okx).answer,
         }
 
@@ -88,25 +129,33 @@ class SimServer:
         """Return the block to paste into a collector's config."""
         s = "s" if self.tls else ""
         ws, rest = f"ws{s}://{self.host}:{self.port}", f"http{s}://{self.host}:{self.port}"
+        perp = (
+            f'[endpoints.binance.perp]\nws_public = "{ws}/public/stream"\nws_market = "{ws}/market/stream"\n'
+            f'rest = "{rest}"\n'
+        )
         return (
             f'[endpoints.binance.spot]\nws = "{ws}/stream"\nrest = "{rest}"\n'
+            f"{perp if 'perp' in self._scenario.markets else ''}"
             f'[endpoints.okx]\nws_public = "{ws}/ws/v5/public"\nws_business = "{ws}/ws/v5/business"\nrest = "{rest}"\n'
         )
 
-    def inject(self, fault: Fault) -> int:
-        """Let a fault happen now; its times are not looked at. Returns how many open connections it struck."""
-        return self._faults.strike(fault)
+    def inject(self, fault: Fault, conn: int | None = None) -> int:
+        """Let a fault happen now; its times are not looked at. With `conn` only to that connection.
 
-    def book(self, exchange: str, native_symbol: str) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
+        Returns how many open connections it struck or waits for, or how many instruments if it is what an exchange
+        publishes that goes wrong.
+        """
+        return self._faults.strike(fault, conn)
+
+    def book(self, exchange: str, market: str, native_symbol: str) -> BookText:
         """Return the true book now, as REST would show it: sequence number, bids and asks, best first."""
-        venue = {"binance": self._binance, "okx": self._okx}[exchange]
+        venue = {"binance": {"spot": self._spot, "perp": self._perp}[market], "okx": self._okx}[exchange]
         return venue.feeds[native_symbol].tape.book(10**6)
 
     async def run(self) -> None:
         """Let the markets' time pass and the faults strike, or replay, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for feed in (*self._binance.feeds.values(), *self._okx.feeds.values()):
-                nursery.start_soon(feed.run)
+            nursery.start_soon(self._later.run)
             nursery.start_soon(self._faults.run, self._scenario.faults)
             if self._replay is not None:
                 nursery.start_soon(self._replay.run)
@@ -126,22 +175,32 @@ class SimServer:
     async def _serve_request(self, stream: trio.abc.Stream, request: Request) -> None:
         endpoint = ENDPOINTS.get(request.path)
         if not request.wants_websocket or endpoint is None:
-            await respond(stream, self._rest_answer(request))
+            await self._serve_rest(stream, request)
         elif refusal := self._faults.refusal(endpoint):
             await respond(stream, refusal)
         else:
             await self._serve_websocket(stream, request, endpoint)
 
-    def _rest_answer(self, request: Request) -> Answer:
+    async def _serve_rest(self, stream: trio.abc.Stream, request: Request) -> None:
         call = next((call for prefix, call in self._rest.items() if request.path.startswith(prefix)), None)
+        answer: Answer | Slow
         if request.method != "GET":
             answer = Answer({"code": -1000, "msg": "only GET is simulated"}, 405)
         elif call is None:
             answer = Answer({"code": -1000, "msg": f"No such path: {request.path}"}, 404)
         else:
             answer = call(request)
-        self.truth.rest[request.path, answer.status] += 1
-        return answer
+        if isinstance(answer, Answer):
+            self.truth.rest[request.path, answer.status] += 1
+            await respond(stream, answer)
+            return
+        try:
+            await trio.sleep(answer.delay_s)
+            late = answer.answer()
+            self.truth.rest[request.path, late.status] += 1
+            await respond(stream, late)
+        finally:
+            answer.sent()
 
     async def _serve_websocket(self, stream: trio.abc.Stream, request: Request, endpoint: str) -> None:
         number = self.truth.opened + 1
@@ -151,10 +210,11 @@ class SimServer:
         ended = "cancelled"
         self.truth.add_opened(record)
         self._faults.connections.add(connection)
-        if endpoint == "binance.spot":
-            session = BinanceSession(self._binance, connection, request.target)
-        else:
+        if record.exchange == "okx":
             session = OkxSession(self._okx, connection)
+        else:
+            venue = self._spot if endpoint == "binance.spot" else self._perp
+            session = BinanceSession(venue, connection, request.target)
         try:
             ended = await connection.converse(session)
         except RemoteProtocolError as error:
@@ -163,12 +223,14 @@ class SimServer:
         finally:
             session.left()
             self._faults.connections.discard(connection)
+            self._mishaps.traps.forget(connection)
             self.truth.add_closed(record, self._now_ns(), ended)
 
-    def _feed(self, exchange: str, tape: Callable[..., Tape], venue: Venue, listing: Listing) -> Feed:
-        market = Market(listing, seeded(self._seed, exchange, listing.symbol, "market"))
-        times = seeded(self._seed, exchange, listing.symbol, "times")
-        return Feed(tape(market, venue.audience, self.truth, self._clock), times)
+    def _feed(self, exchange: str, venue: Venue, listing: Listing) -> Feed:
+        names = (self._seed, exchange, listing.market, listing.symbol)
+        market = Market(listing, seeded(*names, "market"), self._scenario.book_levels)
+        tape = OkxTape if exchange == "okx" else BinanceTape
+        return Feed(tape(market, venue, seeded(*names, "tape")), seeded(*names, "times"), self._later)
 
 
 async def serve(

@@ -1,110 +1,20 @@
 """What the simulated exchanges really published, so that a recording can be held against it.
 
-A fact is something published once; it may be sent to several connections. `Truth.sent` is the log of that: one entry
-per data frame and connection, in the order in which each connection's socket took them, made when the send had
-returned.
+A fact is something published once, to whoever listens or to nobody: `Truth.facts` has them all, in order. It may be
+sent to several connections: `Truth.sent` is the log of that, one entry per fact and connection, in the order in which
+each connection's socket took them, made when the send had returned. A frame may hold several facts.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 import attrs
 
-Levels = tuple[tuple[str, str], ...]
-
-
-class Fact(Protocol):
-    """Anything whose sending is worth an entry."""
-
-    def row(self, micro: bool) -> dict[str, Any]:
-        """Return it as what goes into the log; `micro`: it was sent to a connection that asked for microseconds."""
-
-
-@attrs.frozen
-class TradeFact:
-    """One published trade, as text. `id` is what the stream counts by, `first_id..last_id` the matches it covers.
-
-    `stream` is the exchange's own word (aggTrade, trade, trades-all, trades); `side` the taker's; `ts_us` the time of
-    the match.
-    """
-
-    exchange: str
-    market: str
-    symbol: str
-    native_symbol: str
-    stream: str
-    id: int
-    price: str
-    size: str
-    side: str
-    ts_us: int
-    first_id: int
-    last_id: int
-
-    def row(self, micro: bool) -> dict[str, Any]:
-        """Return the trade with `ts_us` or `ts_ms`, whichever the frame had."""
-        return {
-            "exchange": self.exchange,
-            "market": self.market,
-            "channel": "trades",
-            "symbol": self.symbol,
-            "native_symbol": self.native_symbol,
-            "stream": self.stream,
-            "id": self.id,
-            "price": self.price,
-            "size": self.size,
-            "side": self.side,
-            **_time(self.ts_us, micro),
-            "first_id": self.first_id,
-            "last_id": self.last_id,
-        }
-
-
-@attrs.frozen
-class BookFact:
-    """One published change of a book, or a whole one. Numbers an exchange does not send are None.
-
-    A heartbeat is a fact too: no levels, and `last_seq` equal to `prev_seq`.
-    """
-
-    exchange: str
-    market: str
-    symbol: str
-    native_symbol: str
-    stream: str
-    first_seq: int | None
-    last_seq: int
-    prev_seq: int | None
-    snapshot: bool
-    bids: Levels
-    asks: Levels
-    ts_us: int
-
-    def row(self, micro: bool) -> dict[str, Any]:
-        """Return the change with `ts_us` or `ts_ms`, whichever the frame had."""
-        return {
-            "exchange": self.exchange,
-            "market": self.market,
-            "channel": "book",
-            "symbol": self.symbol,
-            "native_symbol": self.native_symbol,
-            "stream": self.stream,
-            "first_seq": self.first_seq,
-            "last_seq": self.last_seq,
-            "prev_seq": self.prev_seq,
-            "snapshot": self.snapshot,
-            "bids": [list(level) for level in self.bids],
-            "asks": [list(level) for level in self.asks],
-            **_time(self.ts_us, micro),
-        }
-
-
-def _time(ts_us: int, micro: bool) -> dict[str, int]:
-    return {"ts_us": ts_us} if micro else {"ts_ms": ts_us // 1000}
+from collector_trio.sim.facts import BOOK_STREAMS, Book, BookFact, Fact, Folded, Key, TradeFact
 
 
 class Sent(NamedTuple):
@@ -143,32 +53,49 @@ class ConnectionRecord:
     received: int = 0
 
 
+class Struck(NamedTuple):
+    """What a fault did: to which stream, and to which ids of it (of a book: its `last_seq`). `conn` None: to all."""
+
+    conn: int | None
+    stream: str
+    native_symbol: str
+    ids: tuple[int, ...]
+
+
 @attrs.define(eq=False)
 class FaultRecord:
-    """A fault that struck: what, when, and which connections (a refusal strikes handshakes, which have no number)."""
+    """A fault that struck: what, when, and which connections (a refusal strikes handshakes, which have no number).
+
+    One that waits for frames, changes, requests or subscriptions notes in `did` what it then did to each.
+    """
 
     kind: str
     at_ns: int
     target: str
     conns: list[int]
+    did: list[Struck] = attrs.Factory(list)
 
 
 @attrs.define(eq=False)
 class Truth:
     """The log of a server's life.
 
-    Without `keep`, what was sent is only counted, and written where `written_to` says. `published` counts facts by
-    (exchange, stream, native symbol), sent to somebody or not.
+    Without `keep`, what was sent and published is only counted, and what was sent is written where `written_to` says.
+    `published` counts facts, sent to somebody or not; `facts` are they, in order, and those of a book begin with the
+    whole book when its feed began, which was sent to nobody. `burned` are ids that a fault took and nothing has.
     """
 
     sent: list[Sent] = attrs.Factory(list)
     connections: list[ConnectionRecord] = attrs.Factory(list)
     faults: list[FaultRecord] = attrs.Factory(list)
-    published: Counter[tuple[str, str, str]] = attrs.Factory(Counter)
+    published: Counter[Key] = attrs.Factory(Counter)
+    facts: dict[Key, list[TradeFact | BookFact]] = attrs.Factory(dict)
+    burned: dict[Key, list[int]] = attrs.Factory(dict)
     rest: Counter[tuple[str, int]] = attrs.Factory(Counter)
     refused: int = 0
     keep: bool = True
     log: IO[str] | None = None
+    _folded: dict[Key, Folded] = attrs.Factory(dict)
 
     @property
     def opened(self) -> int:
@@ -186,6 +113,54 @@ class Truth:
             row = sent.row()
             if all(row.get(key) == value for key, value in wanted.items()):
                 yield row
+
+    def trade_ids(self, exchange: str, market: str, stream: str, native_symbol: str) -> list[int]:
+        """List the id of every trade of this stream, in the order of publication."""
+        facts = self.facts.get((exchange, market, stream, native_symbol), [])
+        return [fact.number for fact in facts]
+
+    def book_at(self, exchange: str, market: str, native_symbol: str, ts_us: int) -> Book:
+        """Fold what was published of a book up to and including this time of the exchange.
+
+        Returns the last sequence number, then bids and asks: size by price, as text. Raises `KeyError` before the feed
+        began. Asking in the order of time costs least.
+        """
+        key = (exchange, market, BOOK_STREAMS[exchange], native_symbol)
+        facts = self.facts[key]
+        folded = self._folded.get(key)
+        if folded is None or folded.ts_us > ts_us:
+            folded = self._folded[key] = Folded()
+        while folded.facts < len(facts) and (fact := facts[folded.facts]).ts_us <= ts_us:
+            assert isinstance(fact, BookFact)
+            folded.fold(fact)
+        if not folded.facts:
+            raise KeyError(ts_us)
+        return folded.last_seq, dict(folded.bids), dict(folded.asks)
+
+    def add_start(self, fact: BookFact) -> None:
+        """Keep the whole book with which a feed begins, or begins again: nobody was sent it."""
+        if self.keep:
+            self.facts.setdefault(fact.key, []).append(fact)
+
+    def add_published(self, fact: TradeFact | BookFact) -> None:
+        """Note what an exchange published."""
+        key = fact.key
+        self.published[key] += 1
+        if self.keep:
+            kept = self.facts.get(key)
+            if kept is None:
+                self.facts[key] = [fact]
+            else:
+                kept.append(fact)
+
+    def add_burned(self, key: Key, ids: Iterable[int]) -> None:
+        """Keep ids that were taken and given to nothing."""
+        self.burned.setdefault(key, []).extend(ids)
+
+    def add_struck(self, record: FaultRecord, struck: Struck) -> None:
+        """Note what a fault did."""
+        record.did.append(struck)
+        self._write("struck", {"fault": record.kind, "at_ns": record.at_ns, **struck._asdict()})
 
     def add_sent(self, entries: Sequence[Sent]) -> None:
         """Note data frames that went out on a connection."""

@@ -77,12 +77,18 @@ def listing_threads() -> trio.CapacityLimiter:
         return limiter
 
 
+def weight_budget(exchange: Exchange, market: str, around: Surroundings) -> Budget:
+    """Return what REST requests about `market` are taken from; markets of one pool share it."""
+    limits = exchange.limits(market)
+    return around.budgets.get(f"{limits.pool} weight", limits.weight.share(around.share))
+
+
 async def obtain_listing(exchange: Exchange, market: str, base_url: str, around: Surroundings) -> Listing:
     """Ask until there is an answer, with the streams' backoff. Says once that there is none, and once that there is one
     again.
     """
     log = around.log.bind(exchange=exchange.NAME, market=market)
-    weight = around.budgets.get(f"{exchange.NAME} {market} weight", exchange.limits(market).weight.share(around.share))
+    weight = weight_budget(exchange, market, around)
     path = exchange.instruments_request(market).path
     facts = {"exchange": exchange.NAME, "market": market, "url": base_url + path}
     failed = False

@@ -13,7 +13,7 @@ while others speak is asked for again, alone; a wholly silent socket ends the se
 `ConnectionEnded` with its reason: it is logged, counted, and written down.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn, Protocol
 
@@ -21,14 +21,18 @@ import attrs
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from collector_trio.continuity.leg import Leg
+from collector_trio.continuity.tracks import BookTrack
 from collector_trio.errors import ConnectionEnded
-from collector_trio.exchanges.protocol import Control, ControlKind, Decoded, Exchange, Ignored, Reject
+from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Exchange, Ignored, Reject
+from collector_trio.instruments import Instrument
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
 from collector_trio.net.budgets import Budget
 from collector_trio.net.connect import Connection
 from collector_trio.net.tap import Sink
 from collector_trio.plan import StreamPlan, Subscription
+from collector_trio.streams.live import Live
 
 # The reader's turn before anyone is judged: a process that was stopped must read what waited before it ends its
 # sessions.
@@ -40,6 +44,16 @@ ASK_AGAIN_MAX_S = 600.0
 # After so many askings a subscription without data no longer keeps the others from being live: a delisted symbol may be
 # acked.
 EXCUSED_AFTER = 3
+# Subscribing a broken book again: not sooner after the last time than this, then twice as long, up to this.
+MEND_FIRST_S = 1.0
+MEND_LONGEST_S = 30.0
+
+
+class Want(Protocol):
+    """Whom to tell that a whole book is wanted, where REST gives them."""
+
+    def want(self, instrument: Instrument, track: BookTrack) -> None:
+        """Ask for the book of `instrument`."""
 
 
 class Connect(Protocol):
@@ -78,6 +92,16 @@ class Watched:
 
 
 @attrs.define
+class _Broken:
+    """A book that a new subscription is to mend, and when it is asked for (trio time)."""
+
+    watched: Watched
+    track: BookTrack
+    due: float
+    delay_s: float = MEND_FIRST_S
+
+
+@attrs.define
 class Session:
     """One connection's life. Made for one `run`; its counters can be read while it runs and afterwards."""
 
@@ -88,6 +112,8 @@ class Session:
     clock: Callable[[], int]
     log: FilteringBoundLogger
     messages: Budget
+    live: Live
+    snapshots: Mapping[tuple[str, str], Want]
     frames: int = 0
     frame_bytes: int = 0
     rejects: int = 0
@@ -102,6 +128,13 @@ class Session:
     _heard_at: float = 0.0
     _request: int = 0
     _changed: trio.Event = attrs.field(factory=trio.Event)
+    _leg: Leg = attrs.field(init=False)
+    _broken: dict[tuple[str, str], _Broken] = attrs.field(factory=dict)
+    _broke: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        known = {instrument.native_symbol: instrument for instrument in self.stream.instruments}
+        self._leg = Leg(self.number, self.live.continuity, known.get, self.exchange.book_rules)
 
     async def run(self, connect: Connect) -> NoReturn:
         """Open the connection and live until something ends it. Raises ConnectionEnded; a cancellation and a bug pass
@@ -141,6 +174,7 @@ class Session:
             nursery.start_soon(self._ask_for_all, connection)
             nursery.start_soon(self._ping, connection)
             nursery.start_soon(self._watch, connection)
+            nursery.start_soon(self._mend, connection)
 
     # What the connection's reader calls
 
@@ -152,14 +186,34 @@ class Session:
             return False
         self.frames += len(frames)
         self.frame_bytes += sum(map(len, frames))
-        now, decode = trio.current_time(), self.exchange.decode
-        for frame in frames:
-            self._take(decode(frame), now)
+        now, decode, leg = trio.current_time(), self.exchange.decode, self._leg
+        for number, frame in enumerate(frames, self.journal.numbers.frame - len(frames)):
+            decoded = decode(frame)
+            leg.take(decoded, number, received_ns)
+            self._take(decoded, now)
+        if leg.unsynced:
+            self._want_books(now)
+        if leg.is_news:
+            leg.is_news = False
+            self.live.settle()
         return True
 
     async def room(self) -> None:
         """Wait until the journal accepts again; the silence in between is ours and nobody is judged for it."""
         await self.journal.room()
+
+    def _want_books(self, now: float) -> None:
+        """Ask for whole books, by REST or, where they are in-band, by subscribing again: see `_mend`."""
+        for native_symbol, (instrument, track) in self._leg.unsynced.items():
+            if not track.in_band:
+                self.snapshots[instrument.exchange, instrument.market].want(instrument, track)
+                continue
+            watched = self._watched.get((BookDelta.channel, native_symbol))
+            if watched is not None and watched.subscription.key not in self._broken:
+                due = max(now, (watched.asked_at or now) + MEND_FIRST_S)
+                self._broken[watched.subscription.key] = _Broken(watched, track, due)
+                self._broke.set()
+        self._leg.unsynced.clear()
 
     def _take(self, decoded: Decoded, now: float) -> None:
         if isinstance(decoded, (tuple, list)):
@@ -218,10 +272,10 @@ class Session:
             watched.asked_at = now
             watched.askings += 1
 
-    async def _ask_again(self, connection: Connection, watched: Watched) -> None:
-        """Subscribe one silent subscription again; the others are left alone."""
+    async def _ask_again(self, connection: Connection, watched: Watched, why: str = "silent subscription") -> None:
+        """Subscribe one subscription again; the others are left alone."""
         self.log.warning(
-            "silent subscription asked again",
+            f"{why} asked again",
             channel=watched.subscription.channel,
             native_symbol=watched.subscription.native_symbol,
             askings=watched.askings,
@@ -232,6 +286,22 @@ class Session:
         if watched.askings >= EXCUSED_AFTER:
             self._unproven.discard(watched.subscription.key)
             self._judge_live()
+
+    async def _mend(self, connection: Connection) -> NoReturn:
+        """Subscribe books that are broken again, each alone, until a snapshot has come: after 1 s, 2 s, … 30 s."""
+        while True:
+            self._broke = trio.Event()
+            with trio.move_on_at(min((broken.due for broken in self._broken.values()), default=float("inf"))):
+                await self._broke.wait()
+                continue
+            now = trio.current_time()
+            for key, broken in list(self._broken.items()):
+                if not broken.track.wants_snapshot:
+                    del self._broken[key]
+                elif broken.due <= now:
+                    await self._ask_again(connection, broken.watched, "broken book")
+                    broken.due = trio.current_time() + broken.delay_s
+                    broken.delay_s = min(broken.delay_s * 2, MEND_LONGEST_S)
 
     async def _send(self, connection: Connection, text: str) -> None:
         await self.messages.take()

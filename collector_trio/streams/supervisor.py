@@ -6,7 +6,7 @@ raises, its socket is already closed.
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
@@ -20,7 +20,8 @@ from collector_trio.journal.append import Journal
 from collector_trio.net.budgets import Budget, Budgets
 from collector_trio.net.http import HttpClient
 from collector_trio.plan import Rate, StreamPlan
-from collector_trio.streams.session import Connect, Session
+from collector_trio.streams.live import Live
+from collector_trio.streams.session import Connect, Session, Want
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
@@ -69,7 +70,9 @@ class Stream:
 
 @attrs.frozen
 class Surroundings:
-    """What all streams share: the journal, the clock, randomness, the door to the network, and the venues' budgets."""
+    """What all streams share: the journal, what is known to be missing, the clock, randomness, the door to the network,
+    and the venues' budgets. `snapshots` by exchange and market: whom to ask for whole books where that is by REST.
+    """
 
     journal: Journal
     clock: Callable[[], int]
@@ -79,6 +82,8 @@ class Surroundings:
     budgets: Budgets
     share: float  # of what a venue allows per IP address
     log: FilteringBoundLogger
+    live: Live
+    snapshots: Mapping[tuple[str, str], Want]
 
 
 async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) -> NoReturn:
@@ -127,6 +132,8 @@ def _new_session(stream: Stream, exchange: Exchange, around: Surroundings, log: 
         around.clock,
         log.bind(session=number),
         Budget(stream.plan.limits.messages),
+        around.live,
+        around.snapshots,
     )
     stream.session = session
     stream.sessions += 1

@@ -15,7 +15,7 @@ from collector_trio import app
 from collector_trio.config import Config, parse_config
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.cursor import lock_cursor
-from collector_trio.followers.tables import prepare, store_sealed
+from collector_trio.followers.tables import open_tables
 from collector_trio.sim import Fault, SimServer, serve
 from collector_trio.streams.supervisor import Stream
 
@@ -101,8 +101,7 @@ def store_what_is_left(data_dir: Path) -> None:
     """Do what the next start would: on a slow machine a stop does not wait until everything is stored."""
     with lock_cursor(data_dir) as held:
         assert held, "the follower is over when the collector is"
-        prepare(data_dir)
-        store_sealed(data_dir, structlog.get_logger())
+        open_tables(data_dir, structlog.get_logger()).store_sealed()
 
 
 def rows(data_dir: Path, table: str, columns: str = "*", order: str = "frame") -> list[tuple[Any, ...]]:

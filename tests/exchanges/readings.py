@@ -78,7 +78,7 @@ class Folded:
 def fold(
     exchange: str, frames: Iterable[bytes], instruments: Iterable[Instrument] = (), *, market: str = "spot"
 ) -> Folded:
-    """Decode `frames` to the end, columns included."""
+    """Decode `frames` to the end, columns included; all `instruments` count as some of `market`."""
     others = {}
 
     def classified(number: int, what: str, reason: str) -> None:
@@ -86,7 +86,7 @@ def fold(
             others[number] = what, str(reason)
 
     naming = Naming(unknown_market=market)
-    naming.add(instruments)
+    naming.add(attrs.evolve(instrument, market=market) for instrument in instruments)
     folding = Fold(naming, classified)
     folding.feed_frames(exchange, market, list(frames), None, 1, 0)
     tables: dict[str, list[Row]] = {"trades": [], "book": [], "rejects": []}
@@ -95,7 +95,7 @@ def fold(
         columns = [rows.column(name).cast("int64") if name == "ts" else rows.column(name) for name in names]
         values = zip(*(column.to_pylist() for column in columns), strict=True)
         tables[table] += [dict(zip(names, row, strict=True)) for row in values]
-    return Folded(folding.counts, others, tables["trades"], tables["book"], tables["rejects"])
+    return Folded(+folding.counts, others, tables["trades"], tables["book"], tables["rejects"])
 
 
 # Our numbers

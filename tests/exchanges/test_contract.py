@@ -9,7 +9,7 @@ import pytest
 
 from collector_trio.errors import BadAnswer
 from collector_trio.exchanges import EXCHANGES
-from collector_trio.exchanges.protocol import Control, Exchange
+from collector_trio.exchanges.protocol import Control, Exchange, Ignored
 from collector_trio.instruments import Instrument
 from collector_trio.plan import Rate
 
@@ -21,8 +21,8 @@ class Facts:
     """What the exchange documents; our own numbers may be smaller, never larger."""
 
     dials: Rate
-    messages: Rate
-    weight: Rate
+    messages: dict[str, Rate]  # by market
+    weight: dict[str, Rate]  # by market
     per_socket: dict[str, int]
     quiet_s: float | None  # how long a connection may be silent when it is ours to speak
     subscribed: str  # what a subscribe message for BTC-USDT's trades and book must contain, each once
@@ -32,8 +32,8 @@ class Facts:
 FACTS = {
     "binance": Facts(
         dials=Rate(300, 300.0),
-        messages=Rate(5, 1.0),
-        weight=Rate(6000, 60.0),
+        messages={"spot": Rate(5, 1.0), "perp": Rate(10, 1.0)},
+        weight={"spot": Rate(6000, 60.0), "perp": Rate(2400, 60.0)},
         per_socket={"trades": 1024, "book": 1024},
         quiet_s=None,
         subscribed='"btcusdt@aggTrade" "btcusdt@depth@100ms" "SUBSCRIBE"',
@@ -41,8 +41,8 @@ FACTS = {
     ),
     "okx": Facts(
         dials=Rate(3, 1.0),
-        messages=Rate(480, 3600.0),
-        weight=Rate(20, 2.0),
+        messages=dict.fromkeys(("spot", "perp"), Rate(480, 3600.0)),
+        weight=dict.fromkeys(("spot", "perp"), Rate(20, 2.0)),
         per_socket={"trades": 480, "book": 30},
         quiet_s=30.0,
         subscribed='"trades-all" "books" "subscribe"',
@@ -99,8 +99,8 @@ def test_our_budgets_are_within_what_is_documented(exchange: Exchange) -> None:
         limits = exchange.limits(market)
         for ours, theirs in (
             (limits.dials, facts.dials),
-            (limits.messages, facts.messages),
-            (limits.weight, facts.weight),
+            (limits.messages, facts.messages[market]),
+            (limits.weight, facts.weight[market]),
         ):
             assert 0 < ours.limit <= theirs.limit
             assert ours.period_s == theirs.period_s
@@ -128,7 +128,7 @@ def test_a_subscription_says_what_is_asked_for_and_expected(exchange: Exchange) 
 
 @every_exchange
 def test_subscribe_and_unsubscribe_are_json_that_names_each_subscription_once(exchange: Exchange) -> None:
-    subscriptions = [exchange.subscription(instrument(exchange), channel) for _, channel in offers(exchange)]
+    subscriptions = [exchange.subscription(instrument(exchange), channel) for channel in ("trades", "book")]
     message = exchange.subscribe(subscriptions, 7)
     for part in FACTS[exchange.NAME].subscribed.split():
         assert message.count(part) == 1
@@ -253,10 +253,11 @@ def test_okx_derivatives_say_what_a_contract_is_worth() -> None:
 
 def test_binances_coin_margined_contracts_are_worth_quote_units() -> None:
     # https://developers.binance.com/docs/derivatives/coin-margined-futures/market-data/rest-api/Exchange-Information
+    # prints a quarterly contract; a perpetual's terms have the same form.
     documented = {
-        "symbol": "BTCUSD_200925",
+        "symbol": "BTCUSD_PERP",
         "pair": "BTCUSD",
-        "contractType": "CURRENT_QUARTER",
+        "contractType": "PERPETUAL",
         "contractStatus": "TRADING",
         "contractSize": 100,
         "quoteAsset": "USD",
@@ -280,3 +281,108 @@ def test_a_term_that_is_no_number_is_unknown(term: str) -> None:
     for name, answer in answers.items():
         (one,) = EXCHANGES[name].parse_instruments("spot", json.dumps(answer).encode())
         assert (one.tick_size, one.lot_size) == (None, None)
+
+
+# Perpetuals
+
+
+@needs_shared
+def test_binances_recorded_futures_list_their_perpetuals_alone() -> None:
+    path = SHARED / "cryptofeed" / "BINANCE_FUTURES_2021-07.jsonl.gz"
+    answer = next(line.frame for line in recorded(path) if line.url is not None and "exchangeInfo" in line.url)
+    rows = [row for row in json.loads(answer)["symbols"] if row["contractType"] == "PERPETUAL"]
+    instruments = EXCHANGES["binance"].parse_instruments("perp", answer)
+    assert len(instruments) == len({one.symbol for one in instruments}) == 119
+    for one, row in zip(instruments, rows, strict=True):
+        assert (one.market, one.native_symbol) == ("perp", row["symbol"])
+        assert one.symbol == f"{row['baseAsset']}-{row['quoteAsset']}"
+        assert (one.tradable, one.contract_size, one.inverse) == (True, None, False)
+        assert one.tick_size is not None
+
+
+@needs_shared
+def test_okxs_recorded_swaps_are_named_by_their_families() -> None:
+    nautilus = jsonl(SHARED / "nautilus" / "fixtures.jsonl")
+    answers = [row["body"].encode() for row in nautilus if row["file"].endswith("http_get_instruments_swap.json")]
+    path = SHARED / "cryptofeed" / "OKX_2022-05.jsonl.gz"
+    answers.append(
+        next(line.frame for line in recorded(path) if line.url is not None and line.url.endswith("instType=SWAP"))
+    )
+    for answer in answers:
+        rows = json.loads(answer)["data"]
+        instruments = EXCHANGES["okx"].parse_instruments("perp", answer)
+        assert len(instruments) == len(rows) >= 3
+        for one, row in zip(instruments, rows, strict=True):
+            assert one.native_symbol == row["instId"] == f"{one.symbol}-SWAP"
+            assert (one.market, one.symbol, one.inverse) == ("perp", row["uly"], row["ctType"] == "inverse")
+            assert one.contract_size is not None
+
+
+@pytest.mark.parametrize("odd", [None, "", "NEW", 5, [], {"a": 1}])
+def test_values_that_nobody_has_seen_yet_do_not_stop_a_listing(odd: object) -> None:
+    known = {"symbol": "BTCUSDT", "contractType": "PERPETUAL", "baseAsset": "BTC", "quoteAsset": "USDT"}
+    filters = [{"filterType": odd}, {"filterType": "PRICE_FILTER", "tickSize": odd}]
+    rows = [known | {"status": odd, "filters": filters}, known | {"contractType": odd, "symbol": "OTHER"}]
+    (one,) = EXCHANGES["binance"].parse_instruments("perp", json.dumps({"symbols": rows, "new": odd}).encode())
+    assert (one.symbol, one.tradable) == ("BTC-USDT", False)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"ctType": "quanto"},
+        {"ctType": ""},
+        {"ctVal": ""},
+        {"ctVal": "x"},
+        {"ctMult": "x"},
+        {"ctValCcy": "ETH"},
+        {"instType": "FUTURES"},
+    ],
+)
+def test_a_swap_whose_contracts_cannot_become_base_units_is_not_listed(terms: dict[str, str]) -> None:
+    swap = {"instId": "BTC-USDT-SWAP", "instType": "SWAP", "state": "live", "instFamily": "BTC-USDT"}
+    swap |= {"ctVal": "0.01", "ctMult": "1", "ctType": "linear", "ctValCcy": "BTC"}
+    answer = {"code": "0", "data": [swap, swap | terms]}
+    (one,) = EXCHANGES["okx"].parse_instruments("perp", json.dumps(answer).encode())
+    assert (one.symbol, one.contract_size) == ("BTC-USDT", "0.01")
+
+
+def test_books_of_usd_m_are_public_and_trades_are_market_data() -> None:
+    endpoints = {channel: EXCHANGES["binance"].endpoint("perp", channel) for channel in ("trades", "book")}
+    assert (endpoints["book"].name, endpoints["book"].key) == ("binance.perp.public", "ws_public")
+    assert (endpoints["trades"].name, endpoints["trades"].key) == ("binance.perp.market", "ws_market")
+    urls = EXCHANGES["binance"].OFFERS.endpoints["binance.perp"]
+    assert urlsplit(urls["ws_public"]).path == "/public/stream"
+    assert urlsplit(urls["ws_market"]).path == "/market/stream"
+
+
+# https://developers.binance.com/docs/derivatives: what each path carries; the raw trades are undocumented, but public.
+USD_M_STREAMS = {
+    "ws_public": ["bookTicker", "depth", "depth@100ms", "depth5@500ms", "rpiDepth@500ms", "trade"],
+    "ws_market": ["aggTrade", "markPrice", "markPrice@1s", "kline_1m", "ticker", "miniTicker", "forceOrder"],
+}
+
+
+@pytest.mark.parametrize(("key", "stream"), [(key, s) for key, streams in USD_M_STREAMS.items() for s in streams])
+def test_a_stream_of_usd_m_goes_to_the_path_that_carries_it(
+    key: str, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(EXCHANGES["binance"])["_STREAMS"], "book", stream)
+    assert EXCHANGES["binance"].endpoint("perp", "book").key == key
+
+
+@pytest.mark.parametrize("stream", ["aggTrades", "avgPrice", "blockTrade", "x", ""])
+def test_a_stream_that_no_path_of_usd_m_is_known_to_carry_cannot_be_planned(
+    stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(EXCHANGES["binance"])["_STREAMS"], "book", stream)
+    with pytest.raises(ValueError, match=f"no path of USD-M is known to carry the stream '{stream}' .*ws_market: aggT"):
+        EXCHANGES["binance"].endpoint("perp", "book")
+
+
+def test_a_fill_that_was_no_trade_in_the_market_keeps_its_place_in_the_sequence() -> None:
+    frame = (  # protocols: USD-M @trade, with X
+        b'{"e":"trade","E":1719580800000,"T":1719580799999,"s":"BTCUSDT","t":123456,"p":"0","q":"0","X":"ADL","m":false}'
+    )
+    decoded = EXCHANGES["binance"].decode(frame)
+    assert decoded == Ignored("not a market trade: ADL", "trades", "BTCUSDT", trade_id=123456)

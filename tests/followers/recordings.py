@@ -10,7 +10,7 @@ import attrs
 import cattrs
 import structlog
 
-from collector_trio.followers.tables import prepare, store_sealed
+from collector_trio.followers.tables import open_tables
 from collector_trio.instruments import Instrument
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
@@ -145,5 +145,4 @@ def record_some(data_dir: Path, segments: int = 3, clock: HandClock | None = Non
 
 def store(data_dir: Path) -> int:
     """Do what the follower does with what is sealed."""
-    prepare(data_dir)
-    return store_sealed(data_dir, structlog.get_logger())
+    return open_tables(data_dir, structlog.get_logger()).store_sealed()

@@ -1,6 +1,5 @@
 """The follower as a child: restarted when it dies, told of segments, given time at the end and no more."""
 
-import json
 import os
 import random
 import select
@@ -21,7 +20,7 @@ from trio.testing import MockClock
 
 from collector_trio.followers import child as child_module
 from collector_trio.followers.child import Bell, FollowerChild
-from collector_trio.followers.cursor import load_cursor
+from collector_trio.followers.cursor import Cursor, load_cursor
 
 from ..journal.writing import leave_open
 from .recordings import record_some
@@ -298,4 +297,4 @@ async def test_the_real_follower_stores_what_is_sealed_until_it_is_stopped(tmp_p
         await kept.ended.wait()
 
     assert kept.child.restarts == 0
-    assert json.loads((tmp_path / "state" / "tables.cursor").read_text()) == {"segment": 2, "next_frame": 15}
+    assert load_cursor(tmp_path) == Cursor(2, 15)

@@ -145,8 +145,9 @@ def test_summary_counts_what_was_recorded_under_stable_keys(tmp_path: Path, shel
         ["trades", "okx", "BTC-USDT", 3],
         ["book", "binance", "BTC-USDT", 3],
         ["book", "okx", "BTC-USDT", 3],
+        ["book_snapshots", "okx", "BTC-USDT", 1],
     ]
-    assert {table["coverage"] for table in document["tables"]} == {100.0}
+    assert {table["coverage"] for table in document["tables"]} == {100.0, None}
     assert document["tables"][0]["first"] == "2026-11-23T12:38:00+00:00"
     assert list(document["frames"]) == FRAME_KEYS
     assert [document["frames"][key] for key in FRAME_KEYS] == [21, 18, 3, 0, 0, 0, {}, True]
@@ -166,7 +167,7 @@ def test_summary_is_the_same_before_and_after_the_rows_were_stored_but_for_their
     after = shell("summary", "--data-dir", tmp_path, "--json").document
 
     sizes = [table.pop("bytes") for table in after["tables"]]
-    assert [table.pop("bytes") for table in before["tables"]] == [0] * 5
+    assert [table.pop("bytes") for table in before["tables"]] == [0] * 6
     assert all(sizes)
     assert sum(sizes) <= sum(path.stat().st_size for path in tmp_path.glob("*/exchange=*/**/*.parquet"))
     assert after == before

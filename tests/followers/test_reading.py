@@ -99,7 +99,7 @@ def test_files_published_before_the_cursor_moved_are_not_counted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_some(tmp_path, 3)
-    monkeypatch.setattr(tables, "save_cursor", lambda data_dir, cursor: None)
+    monkeypatch.setattr(tables, "save_checkpoint", lambda data_dir, checkpoint: None)
     store(tmp_path)
 
     assert count(tmp_path) == (12, 12)
@@ -110,7 +110,7 @@ def test_a_follower_that_stores_and_a_recorder_that_deletes_between_two_looks_hi
 ) -> None:
     record_some(tmp_path, 3)
     (first, *_) = segments(tmp_path)
-    tables.store(tmp_path, first, 1, structlog.get_logger())
+    tables.open_tables(tmp_path, structlog.get_logger()).store(first, 1)
     listed = reading.segments_behind
 
     def late(data_dir: Path, segment: int) -> Any:
@@ -137,7 +137,7 @@ def test_files_of_segments_that_began_after_the_look_are_left_for_the_next(
 
     def store_all_after_the_look(data_dir: Path) -> Cursor:
         cursors.append(cursor(data_dir))
-        if len(cursors) == 2:
+        if len(cursors) == 1:
             for path in hidden:
                 path.rename(path.with_suffix(".log"))
             store(data_dir)
@@ -154,8 +154,8 @@ def after_the_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None],
     """Let something happen between the first looks and the reading; return a list that grows by one per look."""
     real, looks = reading.look, list[int]()
 
-    def looking(data_dir: Path, first_segment: int = 0) -> reading.Picture:
-        picture = real(data_dir, first_segment)
+    def looking(*asked: Any) -> reading.Picture:
+        picture = real(*asked)
         looks.append(1)
         if len(looks) <= times:
             happens()
@@ -293,12 +293,12 @@ import sys
 from pathlib import Path
 import structlog
 from collector_trio.followers.cursor import load_cursor, segments_behind
-from collector_trio.followers.tables import store
+from collector_trio.followers.tables import open_tables
 from tests.journal.writing import tidy
 
 data_dir = Path(sys.argv[1])
 for segment, line in zip(segments_behind(data_dir, 0), sys.stdin):
-    store(data_dir, segment, segment.number, structlog.get_logger())
+    open_tables(data_dir, structlog.get_logger()).store(segment, segment.number)
     tidy(data_dir, load_cursor(data_dir).segment, "until stored" if segment.number % 3 else "forever", 0, 0.0)
 """
 

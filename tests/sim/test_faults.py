@@ -180,7 +180,9 @@ async def test_a_scheduled_fault_waits_for_somebody_who_was_sent_data(autojump_c
         assert trio.current_time() < 112
 
 
-async def test_bumpy_has_every_kind_within_30_s(autojump_clock: trio.testing.MockClock) -> None:
+async def test_bumpy_has_every_kind_and_strikes_every_endpoint_within_30_s(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async def come_back(target: str, request: object) -> None:
         while True:
             wire = await there.connect_or_refused(target)
@@ -196,12 +198,17 @@ async def test_bumpy_has_every_kind_within_30_s(autojump_clock: trio.testing.Moc
 
     async with timeless(BUMPY) as there:
         there.nursery.start_soon(come_back, "/stream", subscribe("btcusdt@trade"))
+        there.nursery.start_soon(come_back, "/public/stream", subscribe("btcusdt@depth@100ms"))
+        there.nursery.start_soon(come_back, "/market/stream", subscribe("btcusdt@aggTrade"))
         there.nursery.start_soon(come_back, "/ws/v5/public", okx("trades", "BTC-USDT"))
         there.nursery.start_soon(come_back, "/ws/v5/business", okx("trades-all", "BTC-USDT"))
         await trio.sleep(30)
-        struck = {fault.kind for fault in there.server.truth.faults if fault.conns}
+        truth = there.server.truth
+    struck = {fault.kind for fault in truth.faults if fault.conns}
+    ended = {one.endpoint for one in truth.connections for fault in truth.faults if one.conn in fault.conns}
+    assert ended == {"binance.spot", "binance.perp.public", "binance.perp.market", "okx.public", "okx.business"}
     assert struck == {"close", "drop", "abort", "stall"}
-    assert there.server.truth.refused == 1
+    assert truth.refused == 1
 
 
 async def test_who_does_not_read_is_cut_off(
@@ -223,10 +230,13 @@ def test_a_scenario_can_be_named_or_read(tmp_path: Path) -> None:
     file.write_text(
         'symbols = ["BTC-USDT"]\nquiet_symbols = []\ntrades_per_s = 2\n'
         '[[faults]]\nkind = "stall"\nevery_s = 60\nduration_s = 5\n'
+        '[[faults]]\nkind = "lose"\nchance = 0.01\nsymbol = "BTC-USDT"\nmarket = "perp"\nchannel = "book"\ncount = 3\n'
     )
     assert load_scenario(None) is CALM
     assert load_scenario("bumpy") is BUMPY
-    assert load_scenario(file) == Scenario(("BTC-USDT",), (), 2, 10, (Fault("stall", every_s=60, duration_s=5),))
+    lose = Fault("lose", chance=0.01, symbol="BTC-USDT", market="perp", channel="book", count=3)
+    stall = Fault("stall", every_s=60, duration_s=5)
+    assert load_scenario(file) == Scenario(("BTC-USDT",), (), 2, 10, (stall, lose))
 
 
 @pytest.mark.parametrize(
@@ -242,9 +252,9 @@ def test_a_scenario_can_be_named_or_read(tmp_path: Path) -> None:
         ("faults = 3", "faults is 3; wanted tables [[faults]]"),
         (
             '[[faults]]\nkind = "closed"\nat_s = 1',
-            'faults[0].kind is "closed"; did you mean "close"? (close, drop, abort, stall, refuse)',
+            'faults[0].kind is "closed"; did you mean "close"? (close, drop, abort, stall, refuse, lose, ',
         ),
-        ("[[faults]]\nat_s = 1", "faults[0].kind is missing (close, drop, abort, stall, refuse)"),
+        ("[[faults]]\nat_s = 1", "faults[0].kind is missing (close, drop, abort, stall, refuse, lose, "),
         ('[[faults]]\nkind = "drop"', "faults[0] has no time; wanted at_s or every_s (seconds)"),
         ('[[faults]]\nkind = "drop"\nevery_s = 0', "faults[0].every_s is 0; wanted a number above 0"),
         ('[[faults]]\nkind = "drop"\nat_s = -1', "faults[0].at_s is -1; wanted a number from 0"),
@@ -263,6 +273,45 @@ def test_a_scenario_can_be_named_or_read(tmp_path: Path) -> None:
         (
             '[[faults]]\nkind = "close"\nat_s = 1\ncode = 7',
             "faults[0].code is 7; wanted a whole number from 1000 to 4999",
+        ),
+        ('markets = ["spot", "prep"]', 'markets[1] is "prep"; did you mean "perp"? (spot, perp)'),
+        ("markets = []", "markets is []; wanted a list of spot, perp"),
+        ("book_levels = 3", "book_levels is 3; wanted a whole number from 20 to 20000"),
+        (
+            '[[faults]]\nkind = "lose"',
+            "faults[0] has no time; wanted at_s or every_s (seconds), or chance (a probability)",
+        ),
+        (
+            '[[faults]]\nkind = "lose"\nchance = 2',
+            "faults[0].chance is 2; wanted a number above 0 up to 1",
+        ),
+        (
+            '[[faults]]\nkind = "lose"\nchance = 0.5\nevery_s = 3',
+            "faults[0] has both chance and every_s; wanted one of them",
+        ),
+        (
+            '[[faults]]\nkind = "lose"\nat_s = 1\nchannel = "books"',
+            'faults[0].channel is "books"; did you mean "book"? (trades, book)',
+        ),
+        (
+            '[[faults]]\nkind = "lose"\nat_s = 1\nsymbol = "BTCUSDT"',
+            'faults[0].symbol is "BTCUSDT"; wanted a name such as "BTC-USDT"',
+        ),
+        (
+            '[[faults]]\nkind = "drop"\nat_s = 1\nchance = 0.5',
+            'faults[0].chance means nothing to "drop" (at_s, every_s, kind, target)',
+        ),
+        (
+            '[[faults]]\nkind = "overlap"\nat_s = 1\ntarget = "binance.perp"',
+            'faults[0].target is "binance.perp"; "overlap" strikes binance.spot only',
+        ),
+        (
+            '[[faults]]\nkind = "reset_unchained"\nat_s = 1\nsnapshot = 1',
+            "faults[0].snapshot is 1; wanted true or false",
+        ),
+        (
+            '[[faults]]\nkind = "snapshot_old"\nat_s = 1\nby = 301',
+            "faults[0].by is 301; wanted a whole number from 1 to 300",
         ),
         ("=", "not TOML"),
     ],

@@ -144,12 +144,18 @@ async def test_subscribing_again_brings_a_new_snapshot(autojump_clock: trio.test
         assert (again["action"], len(again["data"][0]["bids"])) == ("snapshot", 400)
 
 
-async def test_instruments_are_listed_for_spot_only() -> None:
+async def test_instruments_are_listed_by_type() -> None:
     server = SimServer(CALM)
     _, spot, _ = await get(server, "/api/v5/public/instruments?instType=SPOT")
     assert [one["instId"] for one in spot["data"]] == ["BTC-USDT", "ETH-USDT", "SOL-USDT", "ZEN-USDT"]
-    assert (spot["data"][0]["tickSz"], spot["data"][0]["state"]) == ("0.1", "live")
-    assert (await get(server, "/api/v5/public/instruments?instType=SWAP"))[1] == {"code": "0", "msg": "", "data": []}
+    assert [spot["data"][0][key] for key in ("tickSz", "state", "ctVal")] == ["0.1", "live", ""]
+    _, swaps, _ = await get(server, "/api/v5/public/instruments?instType=SWAP")
+    names = [f"{symbol}-USDT-SWAP" for symbol in ("BTC", "ETH", "SOL", "ZEN")]
+    assert [one["instId"] for one in swaps["data"]] == names
+    keys = ("ctVal", "ctMult", "ctValCcy", "ctType", "settleCcy", "instFamily", "uly", "lotSz")
+    wanted = ["0.01", "1", "BTC", "linear", "USDT", "BTC-USDT", "BTC-USDT", "0.01"]
+    assert [swaps["data"][0][key] for key in keys] == wanted
+    assert (await get(server, "/api/v5/public/instruments?instType=FUTURES"))[1]["data"] == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +179,7 @@ async def test_missed_matches_can_be_paged_backwards(autojump_clock: trio.testin
     async with timeless() as there:
         wire = await there.connect("/ws/v5/business")
         await wire.ask(okx("trades-all", "BTC-USDT"))
-        seen = [(await wire.message())["data"][0] for _ in range(100)]
+        seen = [match for _ in range(100) for match in (await wire.message())["data"]]
         target = f"/api/v5/market/history-trades?instId=BTC-USDT&type=1&limit=30&after={seen[50]['tradeId']}"
         _, page, _ = await get(there.server, target)
         assert page["data"] == seen[49:19:-1]

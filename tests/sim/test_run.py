@@ -13,9 +13,9 @@ import trustme
 from trio_websocket import wrap_client_stream
 
 from collector_trio.errors import CollectorError, ConfigError
-from collector_trio.sim import Fault, run_sim
+from collector_trio.sim import Fault, Scenario, SimServer, run_sim
 
-from .wire import FAST, TEXT, closed_with, connected, serving, subscribe
+from .wire import FAST, TEXT, closed_with, connected, get, serving, subscribe
 
 
 async def test_the_endpoints_block_can_be_pasted_and_names_the_port() -> None:
@@ -24,11 +24,21 @@ async def test_the_endpoints_block_can_be_pasted_and_names_the_port() -> None:
             f"[endpoints.binance.spot]\n"
             f'ws = "ws://127.0.0.1:{server.port}/stream"\n'
             f'rest = "http://127.0.0.1:{server.port}"\n'
+            f"[endpoints.binance.perp]\n"
+            f'ws_public = "ws://127.0.0.1:{server.port}/public/stream"\n'
+            f'ws_market = "ws://127.0.0.1:{server.port}/market/stream"\n'
+            f'rest = "http://127.0.0.1:{server.port}"\n'
             f"[endpoints.okx]\n"
             f'ws_public = "ws://127.0.0.1:{server.port}/ws/v5/public"\n'
             f'ws_business = "ws://127.0.0.1:{server.port}/ws/v5/business"\n'
             f'rest = "http://127.0.0.1:{server.port}"\n'
         )
+
+
+async def test_a_server_without_perpetuals_has_no_endpoint_for_them() -> None:
+    spot_only = SimServer(Scenario(markets=("spot",)))
+    assert "perp" not in spot_only.endpoints_toml()
+    assert (await get(spot_only, "/api/v5/public/instruments?instType=SWAP"))[1]["data"] == []
 
 
 @pytest.mark.parametrize("kind", ["close", "drop", "abort"])

@@ -20,7 +20,7 @@ from collector_trio.plan import StreamPlan
 from collector_trio.streams.session import GRACE_S, SOCKET_SILENCE_S, Session
 
 from .conftest import plan_of
-from .wires import Network, Wire, trio_clock
+from .wires import Network, Wire, Wishes, live, trio_clock
 
 
 def depth(symbol: str = "BTCUSDT", u: int = 2) -> bytes:
@@ -58,7 +58,7 @@ ACK = b'{"result":null,"id":1}'
 def session_of(plan: StreamPlan, journal: Journal) -> Session:
     return Session(
         journal.next_session(), plan, EXCHANGES[plan.exchange], journal, trio_clock, structlog.get_logger(),
-        Budget(plan.limits.messages),
+        Budget(plan.limits.messages), live(), Wishes(),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from collector_trio.streams.supervisor import HEALTHY_S, Stream, Surroundings, b
 
 from .conftest import plan_of
 from .test_session import depth, notes, trade
-from .wires import Network, Wire, trio_clock
+from .wires import Network, Wire, Wishes, live, trio_clock
 
 SEED = 20261123
 
@@ -30,7 +30,8 @@ def around(journal: Journal, network: Network) -> Surroundings:
         raise AssertionError("streams ask no REST")
 
     return Surroundings(
-        journal, trio_clock, random.Random(SEED), network.connect, no_rest, Budgets(), 1.0, structlog.get_logger()  # type: ignore[arg-type]
+        journal, trio_clock, random.Random(SEED), network.connect, no_rest, Budgets(), 1.0, structlog.get_logger(),  # type: ignore[arg-type]
+        live(), Wishes(),
     )  # fmt: skip
 
 
@@ -96,8 +97,9 @@ async def test_no_stream_dials_more_than_ten_times_a_minute_however_lucky_the_dr
     network = Network(refuse=lambda attempt: ConnectionEnded("refused", "HTTP 503"))
     surroundings = around(journal, network)
     surroundings = Surroundings(
-        journal, trio_clock, NoDelay(), network.connect, surroundings.open_client, Budgets(), 1.0, surroundings.log
-    )
+        journal, trio_clock, NoDelay(), network.connect, surroundings.open_client, Budgets(), 1.0, surroundings.log,
+        live(), Wishes(),
+    )  # fmt: skip
     with trio.move_on_after(600):
         await keep_stream(Stream(plan_of("binance", ("BTC-USDT",))), EXCHANGES["binance"], surroundings)
     assert 90 <= len(network.dialled_at) <= 100

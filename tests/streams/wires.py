@@ -5,10 +5,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import structlog
 import trio
 
+from collector_trio.continuity.fold import Continuity
+from collector_trio.continuity.tracks import BookTrack
 from collector_trio.errors import ConnectionEnded
+from collector_trio.instruments import Instrument
 from collector_trio.net.tap import Sink
+from collector_trio.streams.live import Live
 
 EPOCH_NS = 1_795_000_000_000_000_000
 
@@ -16,6 +21,25 @@ EPOCH_NS = 1_795_000_000_000_000_000
 def trio_clock() -> int:
     """Nanoseconds since the epoch, by trio's (virtual) clock."""
     return EPOCH_NS + round(trio.current_time() * 1e9)
+
+
+def live() -> Live:
+    """A recorder's view that has seen nothing yet."""
+    return Live(Continuity(), structlog.get_logger())
+
+
+class Wishes(dict[tuple[str, str], Any]):
+    """Takes down which whole books are wanted by REST, of any market."""
+
+    def __init__(self) -> None:
+        self.wanted: list[str] = []
+
+    def __missing__(self, key: tuple[str, str]) -> "Wishes":
+        return self
+
+    def want(self, instrument: Instrument, track: BookTrack) -> None:
+        if instrument.symbol not in self.wanted:
+            self.wanted.append(instrument.symbol)
 
 
 @attrs.define

@@ -1,0 +1,146 @@
+"""All instruments: fed with what a journal's records say, in their order, it knows what is missing.
+
+The recorder feeds it live, a follower from the journal; both come to the same, because there is no clock here but the
+records' own. A record is fed whole, then `changes` says what that meant for the ledger.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+from cattrs.preconf.json import make_converter
+
+from collector_trio.continuity.chain import Chain
+from collector_trio.continuity.ledger import Cause, GapChange, Reason, State
+from collector_trio.continuity.tracks import PATIENCE_NS, BookTrack, TradeTrack
+from collector_trio.exchanges.protocol import BookRules
+from collector_trio.instruments import Instrument
+
+_CONVERTER = make_converter()
+
+Key = tuple[str, str, str]  # exchange, market, native symbol
+
+
+@attrs.define
+class Continuity:
+    """What was seen of every instrument, and what became of the sessions that brought it."""
+
+    trades: dict[Key, TradeTrack] = attrs.field(factory=dict)
+    books: dict[Key, BookTrack] = attrs.field(factory=dict)
+    rejected: dict[int, tuple[int, str]] = attrs.field(factory=dict)  # by session: last unusable frame, and why
+    gaps: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # by table and cause, since the fold began
+    missing: Counter[str] = attrs.field(factory=Counter)  # rows that are open in the ledger, by table
+
+    def trade_track(self, instrument: Instrument) -> TradeTrack:
+        """Return the trades of `instrument`, from now on watched."""
+        key = (instrument.exchange, instrument.market, instrument.native_symbol)
+        track = self.trades.get(key)
+        if track is None:
+            track = self.trades[key] = TradeTrack(*key[:2], instrument.symbol, key[2])
+        return track
+
+    def book_track(self, instrument: Instrument, rules: BookRules) -> BookTrack:
+        """Return the book of `instrument`, from now on watched."""
+        key = (instrument.exchange, instrument.market, instrument.native_symbol)
+        track = self.books.get(key)
+        if track is None:
+            chain = Chain(rules.overlap, rules.resets)
+            track = self.books[key] = BookTrack(*key[:2], instrument.symbol, key[2], chain=chain, in_band=rules.in_band)
+        return track
+
+    # What records say beside frames
+
+    def session_ended(self, session: int, reason: str, detail: str) -> None:
+        """A session is over: nobody waits for it, and what is missing next may be because of it."""
+        why = Reason(Cause.DISCONNECT, f"session {session}: {reason}" + (f": {detail}" if detail else ""))
+        self.rejected.pop(session, None)
+        for track in (*self.trades.values(), *self.books.values()):
+            if session in track.legs:
+                track.happened(why)
+                track.leave(session)
+
+    def process_started(self) -> None:
+        """A collector begins; what ran before has ended, whether or not it could say so."""
+        self._end_all(Reason(Cause.PROCESS_DOWN))
+
+    def process_stopped(self) -> None:
+        """A collector ends; nothing is waited for any more."""
+        for track in (*self.trades.values(), *self.books.values()):
+            track.wait_no_more()
+
+    def refused(self, since_ns: int, until_ns: int) -> None:
+        """Nothing was accepted for a while."""
+        seconds = (until_ns - since_ns) / 1e9
+        self._happened(Reason(Cause.BACKPRESSURE, f"nothing was accepted for {seconds:.1f} s"))
+
+    def damaged(self, detail: str) -> None:
+        """A part of the journal cannot be read."""
+        self._happened(Reason(Cause.DAMAGE, detail))
+
+    def tick(self, ns: int) -> None:
+        """A second has passed: who was waited for long enough is waited for no more."""
+        for track in (*self.trades.values(), *self.books.values()):
+            if track.is_pending:
+                track.wait_no_more(ns - PATIENCE_NS)
+
+    def _end_all(self, reason: Reason) -> None:
+        self.rejected.clear()
+        for track in (*self.trades.values(), *self.books.values()):
+            track.happened(reason)
+            for session in list(track.legs):
+                track.leave(session)
+            track.wait_no_more()
+
+    def _happened(self, reason: Reason) -> None:
+        for track in (*self.trades.values(), *self.books.values()):
+            track.happened(reason)
+
+    # Results
+
+    def changes(self) -> list[GapChange]:
+        """Return what has changed in the ledger since the last call."""
+        found = [change for track in self._dirty() for change in track.changes()]
+        for change in found:
+            if change.state is State.OPEN or (change.state is State.LOST and change.table == "book"):
+                self.gaps[change.table, change.cause] += 1
+        if found:
+            self.missing["trades"] = sum(hole.missing for track in self.trades.values() for hole in track.known)
+        return found
+
+    def _dirty(self) -> Iterator[TradeTrack | BookTrack]:
+        for trades in self.trades.values():
+            if trades.dirty:
+                yield trades
+        for book in self.books.values():
+            if book.dirty:
+                yield book
+
+    def divergence(self, dumped: Mapping[str, Any]) -> int:
+        """Count the instruments of which another fold of the same records, as it dumped itself, says something else."""
+        other = Continuity.load(dumped)
+        return sum(
+            (mine is None or theirs is None or mine.state != theirs.state)
+            for own, others in ((self.trades, other.trades), (self.books, other.books))
+            for mine, theirs in ((own.get(key), others.get(key)) for key in {*own, *others})
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """Return everything as JSON, to go on from."""
+        return {
+            "trades": [_CONVERTER.unstructure(track) for track in self.trades.values()],
+            "books": [_CONVERTER.unstructure(track) for track in self.books.values()],
+            "rejected": [[session, *found] for session, found in self.rejected.items()],
+        }
+
+    @classmethod
+    def load(cls, dumped: Mapping[str, Any]) -> "Continuity":
+        """Go on from what `dump` returned."""
+        fold = cls()
+        for track in _CONVERTER.structure(dumped["trades"], list[TradeTrack]):
+            fold.trades[track.exchange, track.market, track.native_symbol] = track
+        for book in _CONVERTER.structure(dumped["books"], list[BookTrack]):
+            fold.books[book.exchange, book.market, book.native_symbol] = book
+        fold.missing["trades"] = sum(hole.missing for track in fold.trades.values() for hole in track.known)
+        fold.rejected = {session: (frame, reason) for session, frame, reason in dumped["rejected"]}
+        return fold

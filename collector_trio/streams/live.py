@@ -1,0 +1,136 @@
+"""The recorder's own view of what is missing: advisory, it says what to ask for. The tables' is the follower's.
+
+Both fold the same records in the same order, so this one is fed in exactly two places: by a session, right after its
+batch was accepted, and by the journal, right after it wrote a note. After a restart it goes on from what the last
+segment's end says, and from the records behind that.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+from structlog.typing import FilteringBoundLogger
+
+from collector_trio.continuity.fold import Continuity
+from collector_trio.continuity.ledger import State
+from collector_trio.continuity.leg import Leg
+from collector_trio.exchanges.protocol import BookSnapshot, Exchange
+from collector_trio.instruments import Instrument
+from collector_trio.journal.meaning import take_note
+from collector_trio.journal.records import Batch, Damage, Letter, Note, read_records
+from collector_trio.journal.segments import journal_dir, list_segments
+
+
+@attrs.define
+class Live:
+    """The fold, and the log that hears what it finds."""
+
+    continuity: Continuity
+    log: FilteringBoundLogger
+
+    def on_note(self, note: Note) -> None:
+        """Take a note that was written."""
+        take_note(self.continuity, note)
+        self.settle()
+
+    def settle(self) -> None:
+        """Say what has changed."""
+        for change in self.continuity.changes():
+            known = attrs.asdict(
+                change, filter=lambda attribute, value: attribute.name in _LOGGED and value is not None
+            )
+            if change.state is State.OPEN:
+                self.log.warning("gap", **known)
+            else:
+                self.log.info("gap ended", **known)
+
+
+_LOGGED = {"table", "exchange", "market", "symbol", "state", "first_missing", "missing", "cause", "detail"}
+
+
+def recall(data_dir: Path, exchanges: Mapping[str, Exchange], log: FilteringBoundLogger) -> Continuity:
+    """Return what was seen and what was missing when the last record was written. Reads only what is behind the last
+    segment's end that says it.
+    """
+    tails: list[bytes] = []
+    continuity = Continuity()
+    for segment in reversed(list_segments(journal_dir(data_dir))):
+        try:
+            data = segment.read()
+        except (OSError, ValueError) as error:
+            log.warning("segment unreadable, gaps are looked for anew", segment=segment.number, problem=str(error))
+            break
+        if (position := data.rfind(_STATE)) >= 0:
+            try:
+                state = next(read_records(data, position + 1))
+                assert isinstance(state, Note)
+                continuity = Continuity.load(state.value)
+            except (AssertionError, KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
+                log.warning("state unreadable, gaps are looked for anew", segment=segment.number, problem=repr(error))
+            break
+        tails.append(data)
+    memory = _Memory(continuity, exchanges)
+    for data in reversed(tails):
+        for record in read_records(data):
+            memory.feed(record)
+    continuity.changes()  # what they meant for the ledger is the follower's to say
+    return continuity
+
+
+_STATE = b"\n#%s " % Letter.STATE.encode()
+
+
+@attrs.define
+class _Memory:
+    """Folds records as the recorder did when it wrote them."""
+
+    continuity: Continuity
+    exchanges: Mapping[str, Exchange]
+    instruments: dict[tuple[str, str, str], Instrument] = attrs.field(factory=dict)
+    legs: dict[int, tuple[Exchange, Leg]] = attrs.field(factory=dict)
+    requests: dict[int, dict[str, Any]] = attrs.field(factory=dict)
+
+    def feed(self, record: Batch | Note | Damage) -> None:
+        if isinstance(record, Batch):
+            self._feed_batch(record)
+        elif isinstance(record, Damage):
+            self.continuity.damaged(record.problem)
+        else:
+            self._feed_note(record)
+        self.continuity.changes()
+
+    def _feed_batch(self, batch: Batch) -> None:
+        if batch.session in self.requests:
+            request = self.requests.pop(batch.session)
+            exchange = self.exchanges[request["exchange"]]
+            instrument = self.instruments.get((request["exchange"], request["market"], request["native_symbol"]))
+            for frame in batch.frames:
+                snapshot = exchange.decode_snapshot(request["market"], request["native_symbol"], frame)
+                if isinstance(snapshot, BookSnapshot) and instrument is not None:
+                    track = self.continuity.book_track(instrument, exchange.book_rules(instrument.market))
+                    track.take_snapshot(snapshot.last_seq)
+                    track.chain.apply.clear()
+        elif batch.session in self.legs:
+            exchange, leg = self.legs[batch.session]
+            for number, frame in enumerate(batch.frames, batch.first_frame):
+                leg.take(exchange.decode(frame), number, batch.received_ns)
+                leg.unsynced.clear()
+
+    def _feed_note(self, note: Note) -> None:
+        value = note.value
+        if note.letter is Letter.INSTRUMENTS:
+            for instrument in cattrs.structure(value["instruments"], list[Instrument]):
+                self.instruments[instrument.exchange, instrument.market, instrument.native_symbol] = instrument
+        elif note.letter is Letter.OPENED and value["exchange"] in self.exchanges:
+            exchange, markets = self.exchanges[value["exchange"]], value["markets"]
+
+            def find(native_symbol: str, name: str = value["exchange"]) -> Instrument | None:
+                known = (self.instruments.get((name, market, native_symbol)) for market in markets)
+                return next((instrument for instrument in known if instrument is not None), None)
+
+            self.legs[value["session"]] = exchange, Leg(value["session"], self.continuity, find, exchange.book_rules)
+        elif note.letter is Letter.REQUEST and "session" in value and value["exchange"] in self.exchanges:
+            self.requests[value["session"]] = value
+        take_note(self.continuity, note)

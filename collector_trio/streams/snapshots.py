@@ -1,0 +1,118 @@
+"""Whole books by REST, for the exchanges whose sockets bring only changes.
+
+Who sees that a book is not synced says so; one request per symbol is in flight, a few per market, each within the
+venue's budget, so that a break of everything at once asks for one book after the other. An answer that cannot be
+bridged is asked for again, after a delay that grows; what the socket brings meanwhile is kept. Requests and answers are
+in the journal, as a session of their own: who reads it comes to the same conclusion.
+"""
+
+from typing import NoReturn
+
+import attrs
+import trio
+
+from collector_trio.continuity.chain import Answer
+from collector_trio.continuity.tracks import BookTrack
+from collector_trio.errors import HttpFailed
+from collector_trio.exchanges.protocol import BookSnapshot, Exchange
+from collector_trio.instruments import Instrument
+from collector_trio.journal.records import Letter
+from collector_trio.streams.supervisor import Surroundings, backoff
+
+AT_ONCE = 4  # requests in flight per market
+CRASHED_S = 30.0  # how long a symbol rests after a bug
+
+
+@attrs.define
+class Snapshots:
+    """The whole books of one market that are wanted."""
+
+    exchange: Exchange
+    market: str
+    base_url: str
+    _wanted: dict[str, tuple[Instrument, BookTrack]] = attrs.field(factory=dict)
+    _asked: set[str] = attrs.field(factory=set)
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    def want(self, instrument: Instrument, track: BookTrack) -> None:
+        """Ask for the book of `instrument`, unless that is being done."""
+        if instrument.native_symbol not in self._asked:
+            self._wanted[instrument.native_symbol] = instrument, track
+            self._news.set()
+
+    async def keep(self, around: Surroundings) -> NoReturn:
+        """Ask for what is wanted until cancelled."""
+        limiter = trio.CapacityLimiter(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._news.wait()
+                self._news = trio.Event()
+                for native_symbol, (instrument, track) in self._wanted.items():
+                    self._asked.add(native_symbol)
+                    nursery.start_soon(self._obtain, instrument, track, limiter, around)
+                self._wanted.clear()
+
+    async def _obtain(
+        self, instrument: Instrument, track: BookTrack, limiter: trio.CapacityLimiter, around: Surroundings
+    ) -> None:
+        """Ask until the book is synced, or waits for changes that will sync it."""
+        try:
+            for delay_s in backoff(around.random):
+                async with limiter:
+                    retry_after_s = await self._ask(instrument, track, around) if track.wants_snapshot else 0.0
+                if not track.wants_snapshot:
+                    return
+                await trio.sleep(max(delay_s, retry_after_s))
+        except Exception:  # as with streams: a bug here must not end what others record
+            around.log.exception("snapshot crashed", exchange=self.exchange.NAME, symbol=instrument.symbol)
+            await trio.sleep(CRASHED_S)
+        finally:
+            self._asked.discard(instrument.native_symbol)
+
+    async def _ask(self, instrument: Instrument, track: BookTrack, around: Surroundings) -> float:
+        """Ask once, and let the track have the answer; return the seconds the venue wants us to wait."""
+        exchange, journal = self.exchange, around.journal
+        log = around.log.bind(exchange=exchange.NAME, market=self.market, symbol=instrument.symbol)
+        request = exchange.snapshot_request(instrument)
+        if request is None:
+            raise ValueError(f"{exchange.NAME} gives no snapshots of {instrument.symbol} by REST")
+        rate = exchange.limits(self.market).weight.share(around.share)
+        weight = around.budgets.get(f"{exchange.NAME} {self.market} weight", rate)
+        await weight.take(min(request.weight, rate.limit))
+        if not track.wants_snapshot:
+            return 0.0
+        session = journal.next_session()
+        facts = {
+            "session": session,
+            "exchange": exchange.NAME,
+            "market": self.market,
+            "native_symbol": instrument.native_symbol,
+            "url": self.base_url.rstrip("/") + request.path,
+        }
+        name = f"request {session}"
+        journal.note(Letter.REQUEST, facts, current=name)
+        reason = "cancelled"
+        try:
+            async with around.open_client(self.base_url) as client:
+                body = await client.get(request.path)
+            while not journal.append(session, around.clock(), [body]):
+                await journal.room()
+            reason = ""  # and nothing is awaited until the track has it: the order is the journal's
+        except HttpFailed as error:
+            reason = str(error)
+            log.debug("no snapshot", reason=reason)
+            return error.retry_after_s or 0.0
+        finally:
+            journal.forget(name)
+            if reason:
+                journal.note(Letter.FAILED, facts | {"reason": reason})
+        decoded = exchange.decode_snapshot(self.market, instrument.native_symbol, body)
+        if isinstance(decoded, BookSnapshot):
+            answer = track.take_snapshot(decoded.last_seq)
+            track.chain.apply.clear()
+            around.live.settle()
+            level = log.debug if answer is Answer.TOO_OLD else log.info
+            level("snapshot", answer=answer.value, last_seq=decoded.last_seq)
+        else:
+            log.debug("snapshot of no use", reason=decoded.reason)
+        return 0.0

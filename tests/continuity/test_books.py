@@ -1,0 +1,57 @@
+"""Books by any script of faults, held against the book that the exchange has."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+
+from collector_trio.continuity.ledger import State
+from collector_trio.exchanges.protocol import BookRules
+
+from .books import FUTURES, OKX, SPOT, Play, Player, Recorder, Truth
+from .soak import tried
+
+LENGTH = 40
+WHAT = ["next", "next", "next", "drop", "hold", "release", "again", "snapshot", "snapshot", "tick", "look", "end"]
+SCRIPTS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 1), st.integers(1, 4)), max_size=40)
+LEGS = st.lists(st.integers(0, 3), min_size=1, max_size=2)
+OVERLAPS = st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=LENGTH, max_size=LENGTH)
+KINDS = st.lists(st.sampled_from(["next"] * 8 + ["reset", "torn"]), min_size=LENGTH, max_size=LENGTH)
+
+Script = list[tuple[str, int, int]]
+
+
+def play(truth: Truth, rules: BookRules, legs: list[int], script: Script) -> Recorder:
+    """Let sessions that begin where `legs` say bring the truth as `script` says, then let all go well."""
+    recorder = Recorder(truth, rules)
+    play = Play(recorder, [Player(session, at) for session, at in enumerate(legs, 1)])
+    for what, who, number in script:
+        if max(player.at for player in play.players) < LENGTH - 8:
+            play.step(what, who, number)
+    play.heal()
+    recorder.fold.process_stopped()
+    recorder.check_ledger()
+    first = min(recorder.accepted, default=0)
+    unnamed = {index for index in recorder.doubted if index > first} - set(recorder.missing())
+    covered = {value for index in recorder.accepted for value in truth.changes[index].sets}
+    assert all(index in recorder.accepted or covered.issuperset(truth.changes[index].sets) for index in unnamed)
+    return recorder
+
+
+@tried(300, OVERLAPS, LEGS, SCRIPTS)
+def test_a_synced_spot_book_is_the_exchanges_whatever_happens(
+    overlaps: list[int], legs: list[int], script: Script
+) -> None:
+    play(Truth.spot(overlaps), SPOT, legs, script)
+
+
+@tried(200, LEGS, SCRIPTS)
+def test_a_synced_futures_book_is_the_exchanges_whatever_happens(legs: list[int], script: Script) -> None:
+    play(Truth.futures(LENGTH), FUTURES, legs, script)
+
+
+@tried(300, KINDS, LEGS, SCRIPTS)
+def test_a_synced_book_with_snapshots_on_the_socket_is_the_exchanges_whatever_happens(
+    kinds: list[str], legs: list[int], script: Script
+) -> None:
+    play(Truth.okx(kinds), OKX, legs, script)
