@@ -105,7 +105,7 @@ class Chain:
         if self.resets and last in self.recent:
             return Verdict.SEEN
         if not self.resets:
-            old, late = last <= tip, last > self.reach and prev < self.run_prev
+            old, late = last <= tip, self.reach < last <= tip and prev < self.run_prev and (prev, last) not in self.run
         if late and self.good is not None:
             return self._take_late(prev, last)
         if old:
@@ -120,13 +120,18 @@ class Chain:
         return Verdict.BROKEN
 
     def give_up(self) -> bool:
-        """Nobody will bring what is missing before the links ahead; tell whether the book is broken now."""
-        if self.synced:
+        """Nobody will bring what belongs into the gap behind a snapshot, or else into the first one before links ahead.
+
+        Tell whether the book is broken now. To be called until nothing is pending.
+        """
+        if self.synced and self.good is not None:
             self.good, self.late = None, []
-        ahead, self.ahead = self.ahead, []
-        broken = False
-        for _, prev, last in sorted(ahead, key=None if self.resets else itemgetter(1, 2)):
-            broken = self.take(prev, last) is Verdict.BROKEN or broken
+            return False
+        first = min(self.ahead, key=None if self.resets else itemgetter(1, 2))
+        self.ahead.remove(first)
+        broken = self.take(*first[1:]) is Verdict.BROKEN
+        self._advance_ahead()
+        self._bridge()
         return broken
 
     def waits(self, prev: int, last: int) -> bool:

@@ -307,14 +307,13 @@ class BookTrack(Track):
             self._give_up()
 
     def _give_up(self) -> None:
-        tip, before_ns, was_ahead = self.chain.tip, self.tip_ns, bool(self.chain.ahead)
         self.waiting.clear()
-        if self.chain.give_up():
-            self._open(tip, before_ns, self.why or Reason(Cause.SKIPPED))
-        if was_ahead:
-            self.tip_ns = max(self.newest_ns, before_ns or 0)
-            self.reason, self.why = None, None
-        self._settle()
+        while self.chain.is_pending:
+            tip, before_ns = self.chain.tip, self.tip_ns
+            if self.chain.give_up():
+                self._open(tip, before_ns, self.why or Reason(Cause.SKIPPED))
+                self.tip_ns, self.reason = max(self.newest_ns, before_ns or 0), None
+            self._settle()
 
     def _open(self, good: int | None, ns: int | None, reason: Reason) -> None:
         """Begin a gap behind number `good` of time `ns`, unless one is open."""

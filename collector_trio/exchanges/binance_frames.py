@@ -19,7 +19,7 @@ _Id = Annotated[int, Meta(ge=0, le=MAX_INT)]
 
 
 class _AggTrade(Struct, gc=False, tag_field="e", tag="aggTrade"):
-    """`{"e":"aggTrade","E":1616176861895,"s":"BTCUSDT","a":640283266,"p":"58942.01000000","q":"0.00035600",…,"m":false}`"""
+    """`{"e":"aggTrade","E":1616176861895,"s":"BTCUSDT","a":640283266,"p":"58942.01000000",…,"m":false}`"""
 
     native_symbol: _Name = field(name="s")
     id: _Id = field(name="a")
@@ -42,7 +42,7 @@ class _AggTrade(Struct, gc=False, tag_field="e", tag="aggTrade"):
 
 
 class _SingleTrade(Struct, gc=False, tag_field="e", tag="trade"):
-    """`{"e":"trade","E":1554076800945,"s":"BNBBTC","t":40756030,"p":"0.00426990","q":"33.82000000",…,"T":…,"m":false}`"""
+    """`{"e":"trade","E":1554076800945,"s":"BNBBTC","t":40756030,"p":"0.00426990",…,"T":…,"m":false}`"""
 
     native_symbol: _Name = field(name="s")
     id: _Id = field(name="t")

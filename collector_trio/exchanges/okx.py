@@ -1,42 +1,22 @@
-"""OKX v5 spot and swaps: addresses, limits, instruments, subscriptions, decoding.
+"""OKX v5 spot and swaps: addresses, limits, instruments, subscriptions, the rules of order books.
 
-The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change log. Decoding takes every instrument
-type's frames.
+The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change log. What frames mean is in
+`okx_frames`.
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Struct
 
 from collector_trio.config import Offers
 from collector_trio.errors import BadAnswer
-from collector_trio.exchanges.protocol import (
-    BookDelta,
-    BookRules,
-    BookSnapshot,
-    Control,
-    ControlKind,
-    Decoded,
-    Ignored,
-    Reject,
-    Request,
-    Trade,
-)
-from collector_trio.exchanges.wire import (
-    FIRST_MS,
-    LAST_MS,
-    MAX_INT,
-    all_text,
-    are_numbers,
-    exchange_ns,
-    is_number,
-    number_or_none,
-)
+from collector_trio.exchanges.okx_frames import CHANNELS
+from collector_trio.exchanges.okx_frames import decode as decode
+from collector_trio.exchanges.protocol import BookRules, BookSnapshot, Ignored, Reject, Request
+from collector_trio.exchanges.wire import is_number, number_or_none
 from collector_trio.instruments import Instrument
 from collector_trio.plan import Endpoint, Limits, Rate, Subscription
 
@@ -166,7 +146,6 @@ def _times(value: str, multiplier: str) -> str:
 
 # Subscriptions
 
-_CHANNELS = {"trades": "trades-all", "book": "books"}
 _BUSY = {"BTC-USDT", "ETH-USDT"}
 
 
@@ -181,7 +160,7 @@ def subscription(instrument: Instrument, channel: str) -> Subscription:
     return Subscription(
         channel=channel,
         native_symbol=instrument.native_symbol,
-        argument=_CHANNELS[channel],
+        argument=CHANNELS[channel],
         prompt=prompt,
         first_data_s=first_data_s,
         silence_s=silence_s,
@@ -207,186 +186,6 @@ def unsubscribe(subscriptions: Sequence[Subscription], request: int) -> str:
 def _operation(operation: str, subscriptions: Sequence[Subscription], request: int) -> str:
     arguments = [{"channel": s.argument, "instId": s.native_symbol} for s in subscriptions]
     return json.dumps({"id": str(request), "op": operation, "args": arguments}, ensure_ascii=False)
-
-
-# Decoding
-
-_Name = Annotated[str, Meta(min_length=1)]
-_Id = Annotated[int, Meta(ge=0, le=MAX_INT)]
-_Seq = Annotated[int, Meta(ge=-1, le=MAX_INT)]
-
-
-class _Argument(Struct, gc=False):
-    channel: str
-    instId: str = ""
-
-
-class _Trade(Struct, gc=False):
-    """`{"instId":"BTC-USDT","tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897"}`"""
-
-    instId: _Name  # with two dashes, as in BTC-USDT-SWAP or BTC-USD-220325, sizes count contracts
-    tradeId: _Id
-    px: str
-    sz: str
-    side: str
-    ts: int
-    count: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
-
-
-class _Book(Struct, gc=False):
-    """`{"asks":[["1012.6","0.07818","0","1"]],"bids":[…],"ts":"1788613464301","checksum":0,"prevSeqId":-1,"seqId":4429784547}`"""
-
-    asks: Raw
-    bids: Raw
-    ts: int
-    seqId: _Seq | None = None
-    prevSeqId: _Seq | None = None
-
-
-class _Trades(Struct, gc=False):
-    arg: _Argument
-    data: list[_Trade]
-
-
-class _Books(Struct, gc=False):
-    arg: _Argument
-    data: list[_Book]
-    action: str = ""
-
-
-# The numbers OKX quotes are read leniently (strict=False): ids and times come as strings, sequence numbers as numbers.
-_read_trades = msgspec.json.Decoder(_Trades, strict=False).decode
-_read_books = msgspec.json.Decoder(_Books, strict=False).decode
-_anything = msgspec.json.Decoder()
-
-_TRADE_CHANNELS = {"trades", "trades-all"}
-_BOOK_CHANNELS = {"books", "books-l2-tbt", "books50-l2-tbt"}
-_NOT_RECORDED = {
-    "books5", "bbo-tbt", "books-rpi", "books-elp", "tickers", "mark-price", "index-tickers", "funding-rate",
-    "open-interest", "price-limit", "liquidation-orders", "adl-warning", "instruments", "estimated-price",
-    "opt-summary", "status", "option-trades", "call-auction-details", "block-tickers", "public-block-trades",
-    "public-struc-block-trades", "economic-calendar", "sprd-bbo-tbt", "sprd-books5", "sprd-books-l2-tbt",
-    "sprd-public-trades", "sprd-tickers",
-}  # fmt: skip
-# How frames of recorded channels begin; what begins otherwise is read more slowly, but with the same result.
-_TRADE_HEADS = (b'{"arg":{"channel":"trades-all"', b'{"arg":{"channel":"trades"')
-_BOOK_HEADS = (b'{"arg":{"channel":"books"', b'{"arg":{"channel":"books-l2-tbt"')
-_NO_LEVELS = re.compile(rb"\[\s*\]")
-# "… channel:books,instId:FOO-USDT doesn't exist …" is all an error says about which argument it refuses.
-_REFUSED = re.compile(r"channel:\s*([\w-]+),\s*instId:\s*([\w-]+)")
-
-
-def decode(frame: bytes) -> Decoded:
-    """Say what a frame of any public endpoint means. Never raises, whatever the bytes."""
-    try:
-        if frame.startswith(_TRADE_HEADS):
-            return _trade_rows(_read_trades(frame))
-        if frame.startswith(_BOOK_HEADS):
-            return _book_rows(_read_books(frame))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        pass  # an ack names a channel too; and what is broken gets its reason below
-    try:
-        return _decode_other(frame)
-    except RecursionError:
-        return Reject("nested too deeply")
-
-
-def _trade_rows(frame: _Trades) -> Decoded:
-    rows = []
-    for trade in frame.data:
-        symbol, price, size, side, time = trade.instId, trade.px, trade.sz, trade.side, trade.ts
-        if side not in ("buy", "sell"):
-            return Reject(f"side {side!r:.80} is neither buy nor sell")
-        if not are_numbers(price, size):
-            return Reject(f"price {price!r:.80} or size {size!r:.80} is not a number")
-        first = last = None
-        if trade.count is not None:  # an aggregate is named by its last match
-            first, last = trade.tradeId - trade.count + 1, trade.tradeId
-            if first < 0:
-                return Reject(f"count {trade.count} is more than trade {trade.tradeId} can end")
-        ns = time * 1_000_000 if FIRST_MS <= time <= LAST_MS else exchange_ns(time)
-        rows.append(Trade(symbol, trade.tradeId, price, size, side, ns, first, last, symbol.count("-") >= 2))
-    return rows or Ignored("no trades in it")
-
-
-def _book_rows(frame: _Books) -> Decoded:
-    symbol, action = frame.arg.instId, frame.action
-    if not symbol:
-        return Reject("no instId says whose book this is")
-    if action not in ("snapshot", "update"):
-        return Reject(f"action {action!r:.80} is neither snapshot nor update")
-    rows = []
-    snapshot, contracts = action == "snapshot", symbol.count("-") >= 2
-    for book in frame.data:
-        last, previous, time = book.seqId, book.prevSeqId, book.ts
-        if snapshot or last != previous or not _is_empty(book):
-            ns = time * 1_000_000 if FIRST_MS <= time <= LAST_MS else exchange_ns(time)
-            rows.append(BookDelta(symbol, ns, None, last, previous, snapshot, book.bids, book.asks, 4, contracts))
-    return rows or Ignored("heartbeat", BookDelta.channel, symbol)
-
-
-def _is_empty(book: _Book) -> bool:
-    return _NO_LEVELS.fullmatch(book.bids) is not None and _NO_LEVELS.fullmatch(book.asks) is not None
-
-
-def _decode_other(frame: bytes) -> Decoded:
-    """Classify what is not plainly a frame of a recorded channel."""
-    if frame == b"pong":
-        return Control(ControlKind.PONG)
-    try:
-        value = _anything.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return Reject(f"not JSON: {error}")
-    if not isinstance(value, dict):
-        return Reject("not a JSON object")
-    if "event" in value:
-        return _control(value)
-    if "table" in value:  # {"table":"spot/trade","data":[…]}: the API before 2021, switched off
-        return Reject("a frame of API v3, not v5")
-    argument = value.get("arg")
-    if not isinstance(argument, dict) or "data" not in value:
-        return Reject("neither an event nor data of a channel")
-    channel = str(argument.get("channel"))
-    if channel in _TRADE_CHANNELS or channel in _BOOK_CHANNELS:
-        return _decode_again(frame, channel in _TRADE_CHANNELS)
-    if channel in _NOT_RECORDED or "candle" in channel:
-        return Ignored(f"channel not recorded: {channel}")
-    return Reject(f"unknown channel {channel!r:.80}")
-
-
-def _control(value: dict[str, Any]) -> Control:
-    """`{"event":"subscribe","arg":{…},"connId":"…"}`, `{"event":"error","code":"60018","msg":"…"}`"""
-    event = value["event"]
-    text = str(value.get("msg", ""))
-    code = None if value.get("code") is None else str(value["code"])
-    request = None if value.get("id") is None else str(value["id"])
-    argument = value.get("arg")
-    native_channel, native_symbol = None, None
-    if isinstance(argument, dict):
-        native_channel, native_symbol = argument.get("channel"), argument.get("instId")
-        native_symbol = native_symbol if isinstance(native_symbol, str) else None
-    elif event == "error" and (refused := _REFUSED.search(text)):
-        native_channel, native_symbol = refused.groups()
-    channel = next((ours for ours, theirs in _CHANNELS.items() if theirs == native_channel), None)
-    kind = {
-        "subscribe": ControlKind.ACK,
-        "unsubscribe": ControlKind.ACK,
-        "error": ControlKind.ERROR,
-        "notice": ControlKind.NOTICE,
-    }.get(str(event), ControlKind.OTHER)
-    return Control(kind, text or str(event), code, request, channel, native_symbol)
-
-
-def _decode_again(frame: bytes, trades: bool) -> Decoded:
-    """Read a recorded channel's frame whose keys stand in another order, or whose numbers lost their quotes."""
-    try:
-        return _trade_rows(_read_trades(frame)) if trades else _book_rows(_read_books(frame))
-    except (msgspec.MsgspecError, ValueError) as reason:
-        try:
-            text = all_text(frame)
-            return _trade_rows(_read_trades(text)) if trades else _book_rows(_read_books(text))
-        except (msgspec.MsgspecError, ValueError):
-            return Reject(str(reason))
 
 
 # Order books

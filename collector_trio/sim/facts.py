@@ -75,8 +75,8 @@ class TradeFact:
 class BookFact:
     """One published change of a book, or a whole one. Numbers an exchange does not send are None.
 
-    A heartbeat is a fact too: no levels, and `last_seq` equal to `prev_seq`. `ts_us` is when it was published (Binance's
-    `E`, OKX's `ts`); `contract_size` as in `TradeFact`.
+    A heartbeat is a fact too: no levels, and `last_seq` equal to `prev_seq`. `ts_us` is when it was published: `E` at
+    Binance, `ts` at OKX. `contract_size` is as in `TradeFact`.
     """
 
     exchange: str

@@ -223,8 +223,8 @@ class Recorder:
             if row.state is State.LOST:
                 stretches.append((row.from_ns, row.to_ns))
             else:
-                between = [change for change in self.truth.changes if row.from_ns <= change.ns <= row.to_ns]
-                assert {change.index for change in between} <= self.accepted, "repaired, but something is missing"
+                between = [change.index for change in self.truth.changes if row.from_ns < change.ns <= row.to_ns]
+                assert not {*between} & {*self.missing()}, "repaired, but something is missing"
         for row in lasts.values():
             if row.state is State.OPEN:
                 stretches.append((row.from_ns or 0, float("inf")))

@@ -1,11 +1,8 @@
 """Books by any script of faults, held against the book that the exchange has."""
 
-from collections import Counter
 
-import pytest
 from hypothesis import strategies as st
 
-from collector_trio.continuity.ledger import State
 from collector_trio.exchanges.protocol import BookRules
 
 from .books import FUTURES, OKX, SPOT, Play, Player, Recorder, Truth

@@ -381,8 +381,9 @@ def test_a_stream_that_no_path_of_usd_m_is_known_to_carry_cannot_be_planned(
 
 
 def test_a_fill_that_was_no_trade_in_the_market_keeps_its_place_in_the_sequence() -> None:
-    frame = (  # protocols: USD-M @trade, with X
-        b'{"e":"trade","E":1719580800000,"T":1719580799999,"s":"BTCUSDT","t":123456,"p":"0","q":"0","X":"ADL","m":false}'
+    frame = (  # recorded by hftbacktest: usdm_btcusdt_20230405.dat.gz
+        b'{"stream":"btcusdt@trade","data":{"e":"trade","E":1680652874406,"T":1680652874400,"s":"BTCUSDT",'
+        b'"t":3535191080,"p":"28722.50","q":"0.001","X":"INSURANCE_FUND","m":true}}'
     )
     decoded = EXCHANGES["binance"].decode(frame)
-    assert decoded == Ignored("not a market trade: ADL", "trades", "BTCUSDT", trade_id=123456)
+    assert decoded == Ignored("not a market trade: INSURANCE_FUND", "trades", "BTCUSDT", trade_id=3535191080)

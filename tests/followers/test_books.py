@@ -344,6 +344,23 @@ def test_a_snapshot_behind_the_instant_says_whether_anything_was_missed_before_i
 
     assert book(tmp_path, 3).bids == [(9, 2)]
     assert "changes are missing" in why(tmp_path, 3, "ETH-USDT")
+    assert book(tmp_path, 0, "ETH-USDT").bids == [(9, 1)]
+
+
+def test_two_whole_books_of_different_numbers_say_nothing_of_the_time_between_them(tmp_path: Path) -> None:
+    write(tmp_path, "book", [in_band(0, 10, {9: 1}), in_band(5, 15, {7: 1})], "okx")
+
+    assert why(tmp_path, 3) == ("changes are missing between 2026-11-23T12:30:00Z (number 10) and 2026-11-23T12:30:05Z")
+
+
+def test_what_was_applied_already_is_not_missed_where_it_was_stored_again(tmp_path: Path) -> None:
+    """A quiet book repeated behind its successor, and a change within one that began before it."""
+    write(tmp_path, "book", [in_band(0, 10, {9: 1}), change(1, 10, 11, {8: 1}), change(2, 10, 10)], "okx")
+    write(tmp_path, "book_snapshots", [whole(0, 10, {9: 1})])
+    write(tmp_path, "book", [change(1, 10, 14, {8: 1}), change(2, 11, 12, {8: 5}), change(3, 14, 15)])
+
+    assert book(tmp_path, 3, exchange="okx").bids == [(9, 1), (8, 1)]
+    assert book(tmp_path, 3, exchange="binance").bids == [(9, 1), (8, 1)]
 
 
 def test_what_comes_before_the_first_whole_book_is_not_known(tmp_path: Path) -> None:
@@ -414,9 +431,12 @@ def test_whole_books_of_long_ago_are_found(tmp_path: Path) -> None:
     write(tmp_path, "book", [change(hours * n, 9 + n, 10 + n, {9: 1 + n}) for n in range(1, 60)])
     write(tmp_path, "book_snapshots", [whole(0, 10, {9: 1}, recv=at(-80 * hours))], "okx")
     write(tmp_path, "book", [change(1, 10, 11, {9: 2}, recv=at(1 - 80 * hours))], "okx")
+    write(tmp_path, "book_snapshots", [whole(0, 10, {9: 1}, recv=at(80 * hours))], "binance", "perp")
+    write(tmp_path, "book", [change(900, 10, 11, {9: 2}, recv=at(900 + 80 * hours))], "binance", "perp")
 
-    assert book(tmp_path, 5.5 * hours, exchange="binance").bids == [(9, 6)]
-    assert book(tmp_path, 59 * hours, exchange="binance").bids == [(9, 60)]
+    assert book(tmp_path, 5.5 * hours, exchange="binance", market="spot").bids == [(9, 6)]
+    assert book(tmp_path, 59 * hours, exchange="binance", market="spot").bids == [(9, 60)]
+    assert book(tmp_path, 900, market="perp").bids == [(9, 2)]
     assert book(tmp_path, 1, exchange="okx").bids == [(9, 2)]
 
 

@@ -112,6 +112,13 @@ def test_what_was_received_days_after_it_happened_is_found_where_it_happened(tmp
     assert ids(scan("trades", tmp_path, start=at(2.5 * day))) == [3]
 
 
+def test_rows_received_before_they_happened_are_found(tmp_path: Path) -> None:
+    """Our clock was wrong by hours."""
+    write(tmp_path, "trades", [trade(0, 1, recv=at(-10 * 3600))])
+
+    assert ids(scan("trades", tmp_path, start=at(0))) == [1]
+
+
 def test_only_the_files_that_may_hold_rows_are_opened(tmp_path: Path) -> None:
     day = 86_400
     write(tmp_path, "trades", [trade(n * day, n) for n in range(5)])
