@@ -74,6 +74,7 @@ class Chain:
     run_prev: int = 0
     run: list[Link] = attrs.field(factory=list)  # only while not synced
     ahead: list[tuple[int, int, int]] = attrs.field(factory=list)  # the exchange's time, previous number, own number
+    drained_ns: int = 0  # time of the last link that followed out of those
     late: list[Link] = attrs.field(factory=list)
     recent: list[int] = attrs.field(factory=list)  # the last numbers, where they may go down
     apply: list[Link] = attrs.field(factory=list)  # what is to be applied now, in this order; the caller empties it
@@ -129,6 +130,7 @@ class Chain:
             return False
         first = min(self.ahead, key=None if self.resets else itemgetter(1, 2))
         self.ahead.remove(first)
+        self.drained_ns = first[0]
         broken = self.take(*first[1:]) is Verdict.BROKEN
         self._advance_ahead()
         self._bridge()
@@ -238,11 +240,15 @@ class Chain:
                 assert self.tip is not None
                 if link[1] == self.tip or (self.overlap and link[1] < self.tip < link[2]):
                     self.ahead.remove(link)
+                    self.drained_ns = link[0]
                     self._advance(*link[1:])
                     found = True
                     break
         if not self.resets:
-            self.ahead = [link for link in self.ahead if self.tip is not None and link[2] > self.tip]
+            passed = [link for link in self.ahead if self.tip is not None and link[2] <= self.tip]
+            if passed:
+                self.ahead = [link for link in self.ahead if link not in passed]
+                self.late += [link[1:] for link in passed if self.good is not None]
 
     def _break(self, prev: int, last: int) -> None:
         assert self.tip is not None

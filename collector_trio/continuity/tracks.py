@@ -190,7 +190,6 @@ class BookTrack(Track):
     tip_ns: int | None = None
     waiting: set[int] = attrs.field(factory=set)
     waiting_ns: int | None = None  # received: since when another leg is waited for; None: that no tick has said yet
-    newest_ns: int = 0  # exchange time of the newest link that waits
     why: Reason | None = None  # why links have to wait
     gap: BookGap | None = None
     ended: list[tuple[BookGap, State]] = attrs.field(factory=list)  # gaps, since the last look
@@ -222,17 +221,16 @@ class BookTrack(Track):
         verdict = chain.take(prev, last, ns, wait=was_ahead or bool(self.legs - {session}), old=old, late=late)
         if verdict is Verdict.AHEAD or (verdict is Verdict.SEEN and was_ahead and chain.waits(prev, last)):
             if not was_ahead:
-                self.waiting, self.waiting_ns, self.newest_ns = set(self.legs), received_ns, ns
-                self.why = self._why(rejected)
+                self.waiting, self.waiting_ns, self.why = set(self.legs), received_ns, self._why(rejected)
             self.waiting.discard(session)
-            self.newest_ns, self.last_frame = max(self.newest_ns, ns), frame
+            self.last_frame = frame
             if not self.waiting:
                 self._give_up()
             return verdict
         if verdict is Verdict.LATE:
             self._settle(State.REPAIRED)
         elif verdict is not Verdict.SEEN:
-            self.tip_ns = max(ns, self.newest_ns) if was_ahead and not chain.ahead else ns
+            self.tip_ns = max(ns, chain.drained_ns) if was_ahead else ns
             if verdict is Verdict.BROKEN:
                 self._open(tip, before_ns, self._why(rejected))
             self._settle()
@@ -248,7 +246,7 @@ class BookTrack(Track):
             self.chain.synced, self.tip_ns, self.last_frame = True, ns, frame
             return Verdict.EPOCH
         chain, others, before_ns = self.chain, self.legs - {session}, self.tip_ns
-        tip, was_ahead = chain.tip, bool(chain.ahead)
+        tip = chain.tip
         old = before_ns is not None and before_ns - OLD_NS < ns < before_ns
         verdict = chain.take_whole(seq, ns, old=old, alone=not others)
         if verdict is Verdict.EPOCH:
@@ -256,7 +254,7 @@ class BookTrack(Track):
                 self._open(tip, before_ns, self._why(rejected))
                 if self.gap is not None:
                     self.gap.last, self.gap.to_ns = seq if seq >= self.gap.first else None, ns
-                self.tip_ns = max(ns, self.newest_ns) if was_ahead and chain.tip != seq else ns
+                self.tip_ns = max(ns, chain.drained_ns) if chain.tip != seq else ns
                 self.last_frame, self.reason = frame, None
             if chain.good is None:
                 self._close(State.LOST)
@@ -312,7 +310,7 @@ class BookTrack(Track):
             tip, before_ns = self.chain.tip, self.tip_ns
             if self.chain.give_up():
                 self._open(tip, before_ns, self.why or Reason(Cause.SKIPPED))
-                self.tip_ns, self.reason = max(self.newest_ns, before_ns or 0), None
+                self.tip_ns, self.reason = max(self.chain.drained_ns, before_ns or 0), None
             self._settle()
 
     def _open(self, good: int | None, ns: int | None, reason: Reason) -> None:

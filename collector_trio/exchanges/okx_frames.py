@@ -97,19 +97,21 @@ def decode(frame: bytes) -> Decoded:
 
 def _trade_rows(frame: _Trades) -> Decoded:
     rows = []
+    # `trades` before it said how many matches it aggregates: its numbers leave out what it does not say.
+    alone = 1 if frame.arg.channel == "trades-all" else None
     for trade in frame.data:
         symbol, price, size, side, time = trade.instId, trade.px, trade.sz, trade.side, trade.ts
         if side not in ("buy", "sell"):
             return Reject(f"side {side!r:.80} is neither buy nor sell")
         if not are_numbers(price, size):
             return Reject(f"price {price!r:.80} or size {size!r:.80} is not a number")
-        first = last = None
+        first, last, covers = None, None, alone
         if trade.count is not None:  # an aggregate is named by its last match
-            first, last = trade.tradeId - trade.count + 1, trade.tradeId
+            first, last, covers = trade.tradeId - trade.count + 1, trade.tradeId, trade.count
             if first < 0:
                 return Reject(f"count {trade.count} is more than trade {trade.tradeId} can end")
         ns = time * 1_000_000 if FIRST_MS <= time <= LAST_MS else exchange_ns(time)
-        rows.append(Trade(symbol, trade.tradeId, price, size, side, ns, first, last, symbol.count("-") >= 2))
+        rows.append(Trade(symbol, trade.tradeId, price, size, side, ns, first, last, symbol.count("-") >= 2, covers))
     return rows or Ignored("no trades in it")
 
 

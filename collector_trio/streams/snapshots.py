@@ -6,6 +6,7 @@ bridged is asked for again, after a delay that grows; what the socket brings mea
 in the journal, as a session of their own: who reads it comes to the same conclusion.
 """
 
+from functools import partial
 from typing import NoReturn
 
 import attrs
@@ -17,6 +18,7 @@ from collector_trio.errors import HttpFailed
 from collector_trio.exchanges.protocol import BookSnapshot, Exchange
 from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Letter
+from collector_trio.streams.listing import listing_threads, weight_budget
 from collector_trio.streams.supervisor import Surroundings, backoff
 
 AT_ONCE = 4  # requests in flight per market
@@ -76,9 +78,8 @@ class Snapshots:
         request = exchange.snapshot_request(instrument)
         if request is None:
             raise ValueError(f"{exchange.NAME} gives no snapshots of {instrument.symbol} by REST")
-        rate = exchange.limits(self.market).weight.share(around.share)
-        weight = around.budgets.get(f"{exchange.NAME} {self.market} weight", rate)
-        await weight.take(min(request.weight, rate.limit))
+        weight = weight_budget(exchange, self.market, around)
+        await weight.take(min(request.weight, weight.rate.limit))
         if not track.wants_snapshot:
             return 0.0
         session = journal.next_session()
@@ -95,6 +96,9 @@ class Snapshots:
         try:
             async with around.open_client(self.base_url) as client:
                 body = await client.get(request.path)
+            # A deep book takes 20 ms to look through; the event loop goes on meanwhile.
+            decode = partial(exchange.decode_snapshot, self.market, instrument.native_symbol, body)
+            decoded = await trio.to_thread.run_sync(decode, limiter=listing_threads())
             while not journal.append(session, around.clock(), [body]):
                 await journal.room()
             reason = ""  # and nothing is awaited until the track has it: the order is the journal's
@@ -106,7 +110,6 @@ class Snapshots:
             journal.forget(name)
             if reason:
                 journal.note(Letter.FAILED, facts | {"reason": reason})
-        decoded = exchange.decode_snapshot(self.market, instrument.native_symbol, body)
         if isinstance(decoded, BookSnapshot):
             answer = track.take_snapshot(decoded.last_seq)
             track.chain.apply.clear()
