@@ -3,6 +3,7 @@
 Every number of the book sets one of seven keys to itself, so a book that lacks any change is not the truth's.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from random import Random
 
@@ -10,7 +11,7 @@ import attrs
 
 from collector_trio.continuity.chain import Answer, Chain, Link, Verdict
 from collector_trio.continuity.fold import Continuity
-from collector_trio.continuity.ledger import GapChange, State
+from collector_trio.continuity.ledger import Cause, GapChange, Reason, State
 from collector_trio.continuity.tracks import PATIENCE_NS, BookTrack
 from collector_trio.exchanges.protocol import BookRules
 from collector_trio.instruments import Instrument
@@ -102,6 +103,8 @@ class Recorder:
     fold: Continuity = attrs.field(factory=Continuity)
     levels: Levels = attrs.field(factory=dict)
     held: dict[Link, Change] = attrs.field(factory=dict)
+    plain: list[Change] = attrs.field(factory=list)  # applied without a detour since the book was synced
+    reloads: bool = False  # after each step, as if another process went on
     accepted: set[int] = attrs.field(factory=set)
     doubted: list[int] = attrs.field(factory=list)  # never accepted, yet called seen
     rows: list[GapChange] = attrs.field(factory=list)
@@ -134,6 +137,7 @@ class Recorder:
         if plain and not chain.apply:
             assert verdict is Verdict.NEXT
             self._set(change)
+            self.plain.append(change)
         self.check()
         return verdict
 
@@ -157,6 +161,13 @@ class Recorder:
             self.levels = self.truth.book_at(number)
         self.check()
         return answer
+
+    def spoil(self, number: int) -> None:
+        """Find that one of the last changes of a synced book cannot be read."""
+        if self.chain.synced and self.plain:
+            change = self.plain[-min(number, len(self.plain))]
+            self.track.spoil(change.prev, change.ns - MS, Reason(Cause.REJECT, "no number"))
+            self.check()
 
     def end(self, session: int) -> None:
         """Let a session end."""
@@ -195,6 +206,12 @@ class Recorder:
             self._set(self.held[link])
         kept = chain.kept
         self.held = {link: change for link, change in self.held.items() if link in kept}
+        if links or not chain.synced:
+            self.plain.clear()
+        if self.reloads:
+            assert self.fold.divergence(self.fold.dump()) == 0
+            self.fold = Continuity.load(json.loads(json.dumps(self.fold.dump())))
+            chain = self.chain
         assert not chain.synced or not self.track.wants_snapshot
         if not chain.synced:
             return
@@ -284,6 +301,11 @@ class Play:
             player.at = max(player.at, min(max(one.at for one in self.players) - number // 2, len(changes)))
             if recorder.rules.in_band and player.at:
                 recorder.take_whole(player.session, player.at)
+        elif what == "start":
+            recorder.fold.process_started()
+            recorder.check()
+        elif what == "spoil":
+            recorder.spoil(number)
         elif what == "tick":
             recorder.tick()
         elif what == "look":

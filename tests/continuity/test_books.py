@@ -9,18 +9,33 @@ from .soak import tried
 
 LENGTH = 40
 CALM = 12  # changes at the end, when all goes well again
-WHAT = ["next", "next", "next", "drop", "hold", "release", "again", "snapshot", "snapshot", "tick", "look", "end"]
-SCRIPTS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 1), st.integers(1, 4)), max_size=40)
-LEGS = st.lists(st.integers(0, 3), min_size=1, max_size=2)
+WHAT = [
+    "next",
+    "next",
+    "next",
+    "drop",
+    "hold",
+    "release",
+    "again",
+    "snapshot",
+    "snapshot",
+    "tick",
+    "look",
+    "end",
+    "start",
+    "spoil",
+]
+SCRIPTS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 2), st.integers(1, 4)), max_size=40)
+LEGS = st.lists(st.integers(0, 3), min_size=1, max_size=3)
 OVERLAPS = st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=LENGTH, max_size=LENGTH)
 KINDS = st.lists(st.sampled_from(["next"] * 8 + ["reset", "torn"]), min_size=LENGTH - CALM, max_size=LENGTH - CALM)
 
 Script = list[tuple[str, int, int]]
 
 
-def play(truth: Truth, rules: BookRules, legs: list[int], script: Script) -> Recorder:
+def play(truth: Truth, rules: BookRules, legs: list[int], script: Script, *, reloads: bool = False) -> Recorder:
     """Let sessions that begin where `legs` say bring the truth as `script` says, then let all go well."""
-    recorder = Recorder(truth, rules)
+    recorder = Recorder(truth, rules, reloads=reloads)
     play = Play(recorder, [Player(session, at) for session, at in enumerate(legs, 1)])
     for what, who, number in script:
         if max(player.at for player in play.players) < LENGTH - CALM:
@@ -52,3 +67,19 @@ def test_a_synced_book_with_snapshots_on_the_socket_is_the_exchanges_whatever_ha
     kinds: list[str], legs: list[int], script: Script
 ) -> None:
     play(Truth.okx([*kinds, *["next"] * CALM]), OKX, legs, script)
+
+
+@tried(60, KINDS, LEGS, SCRIPTS, st.sampled_from(["spot", "futures", "okx"]))
+def test_who_goes_on_from_a_dump_says_the_same_as_who_never_stopped(
+    kinds: list[str], legs: list[int], script: Script, which: str
+) -> None:
+    truth, rules = {
+        "spot": (Truth.spot([len(kind) % 3 for kind in kinds] + [0] * CALM), SPOT),
+        "futures": (Truth.futures(LENGTH), FUTURES),
+        "okx": (Truth.okx([*kinds, *["next"] * CALM]), OKX),
+    }[which]
+    stayed, went = play(truth, rules, legs, script), play(truth, rules, legs, script, reloads=True)
+    assert went.verdicts == stayed.verdicts
+    assert went.rows == stayed.rows
+    assert went.levels == stayed.levels
+    assert went.fold.dump() == stayed.fold.dump()

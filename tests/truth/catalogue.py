@@ -30,9 +30,9 @@ ALONE: Mapping[str, tuple[Fault, ...]] = {
     ),
     "stall": (Fault("stall", at_s=5, duration_s=3),),
 }
-MIXED = tuple(
-    fault
-    for name, faults in ALONE.items()
-    for fault in faults
-    if name not in ("snapshot_withheld", "stall", "disconnects", "lose")
-) + (Fault("lose", chance=0.003), Fault("close", at_s=9, every_s=13))
+_NOT_MIXED = {"snapshot_withheld", "stall", "disconnects", "lose"}  # they would hide the others, or are below
+MIXED = (
+    *(fault for name, faults in ALONE.items() if name not in _NOT_MIXED for fault in faults),
+    Fault("lose", chance=0.003),
+    Fault("close", at_s=9, every_s=13),
+)

@@ -1,4 +1,4 @@
-"""Holds what was recorded against the truth: rows + open ledger = what was published, to the id; books = the truth's."""
+"""Holds what was recorded against the truth: rows + open ledger = all published ids, and books = the truth's books."""
 
 import random
 from collections import defaultdict
@@ -67,8 +67,10 @@ def check(world: World, rows: dict[str, pa.Table], seed: int, instants: int = 10
     return report
 
 
-def _check_trades(world: World, instrument: tuple[str, str, str], trades: list[Row], gaps: list[Row], report: Report) -> None:
-    exchange, market, symbol = instrument
+def _check_trades(
+    world: World, instrument: tuple[str, str, str], trades: list[Row], gaps: list[Row], report: Report
+) -> None:
+    exchange, market, _ = instrument
     key = (exchange, market, TRADES[exchange], native(*instrument))
     truth = {fact.number: fact for fact in world.server.truth.facts[key]}
     burned = set(world.server.truth.burned.get(key, ()))
@@ -118,7 +120,9 @@ def _check_book(
     draw = random.Random(f"{seed} {instrument}")
     first, last = min(row["ts"] for row in snapshots), max(row["ts"] for row in changes)
     at = sorted(draw.randrange(first, last + 1) for _ in range(instants))
-    for ts, found in zip(at, books_at(changes, snapshots, at, overlap=(exchange, market) == ("binance", "spot")), strict=True):
+    for ts, found in zip(
+        at, books_at(changes, snapshots, at, overlap=(exchange, market) == ("binance", "spot")), strict=True
+    ):
         if any(start <= ts < end for start, end in stretches):
             report.refused += 1
             continue
@@ -129,14 +133,17 @@ def _check_book(
         scale = float(_contract_size(world, instrument) or 1)
         for name, ours, theirs in (("bid", sides[0], bids), ("ask", sides[1], asks)):
             expected = {float(price): float(size) * scale for price, size in theirs.items()}
-            bound = bounds[name]
-            if bound is not None:
-                beyond = (lambda p: p < bound) if name == "bid" else (lambda p: p > bound)
-                expected = {price: size for price, size in expected.items() if not beyond(price)}
-                ours = {price: size for price, size in ours.items() if not beyond(price)}
+            ours, expected = (_within(name, side, bounds[name]) for side in (ours, expected))
             assert ours.keys() == expected.keys(), f"{instrument} {name} at {ts}: {ours.keys() ^ expected.keys()}"
             assert all(abs(size - expected[price]) <= 1e-12 * size for price, size in ours.items())
         report.books += 1
+
+
+def _within(name: str, side: dict[float, float], bound: float | None) -> dict[float, float]:
+    """Leave out what lies behind the bound: it is not known."""
+    if bound is None:
+        return side
+    return {price: size for price, size in side.items() if (price >= bound if name == "bid" else price <= bound)}
 
 
 def _contract_size(world: World, instrument: tuple[str, str, str]) -> str | None:

@@ -1,8 +1,10 @@
 """Recordings of the live exchanges, through everything the follower does: no false gaps, and the books of others."""
 
 import json
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -94,7 +96,9 @@ def folded(recording: Recording, without: Iterable[int] = ()) -> tuple[Fold, dic
     return fold, rows
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.soak) if n in LONG else n for n in [*CONTINUED, *SHORT]])
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.soak) if n in LONG else n for n in [*CONTINUED, *SHORT]]
+)
 def recording(request: pytest.FixtureRequest) -> Recording:
     return load(request.param)
 
@@ -156,3 +160,78 @@ def test_books_end_as_other_programs_books_end(recording: Recording, done: Any, 
             symbol = symbol.removesuffix("-PERP").replace("-", "")
         slot = fold._books[f"{recording.exchange} {recording.market} {symbol}"]
         assert (slot.book.bids, slot.book.asks) == levels(final)
+
+
+# Frames taken out by the test
+
+
+def removable(recording: Recording, draw: random.Random, count: int, kind: bytes) -> list[int]:
+    """Draw frames of one kind, neither among the first nor among the last."""
+    numbers = [n for n, line in enumerate(recording.lines, 1) if line.url is None and kind in line.frame[:120]]
+    return sorted(draw.sample(numbers[len(numbers) // 4 : -len(numbers) // 8], count))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("name", "kind"), [("spot_btcusdt_202304", b"@trade"), ("BINANCE_FUTURES_2021-07.jsonl.gz", b"@aggT")]
+)
+def test_a_recording_without_some_trades_has_exactly_those_gaps(name: str, kind: bytes, seed: int) -> None:
+    print(f"seed {seed}")
+    recording = load(name)
+    removed = removable(recording, random.Random(seed), 12, kind)
+    key = "t" if kind == b"@trade" else "a"
+    data = [json.loads(recording.lines[number - 1].frame)["data"] for number in removed]
+    _, rows = folded(recording, removed)
+    missing = [
+        (gap["symbol"], number)
+        for gap in rows["gaps"]
+        if gap["table"] == "trades" and gap["state"] == "open"
+        for number in range(gap["first_missing"], gap["last_missing"] + 1)
+    ]
+    assert sorted(missing) == sorted((event["s"], event[key]) for event in data)
+    assert {gap["cause"] for gap in rows["gaps"]} == {"skipped"}
+    assert sum(gap["missing"] for gap in rows["gaps"]) == len(removed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["spot_btcusdt_202304", "BINANCE_FUTURES_2021-07.jsonl.gz"])
+def test_a_recording_without_some_changes_of_a_book_has_a_gap_there_that_no_snapshot_ends(name: str, seed: int) -> None:
+    print(f"seed {seed}")
+    recording = load(name)
+    (removed,) = removable(recording, random.Random(seed), 1, b"@depth")
+    change = json.loads(recording.lines[removed - 1].frame)["data"]
+    _, rows = folded(recording, [removed])
+    (gap,) = rows["gaps"]
+    first = change.get("pu", change["U"] - 1) + 1
+    assert (gap["table"], gap["symbol"], gap["state"]) == ("book", change["s"], "open")
+    assert (gap["first_missing"], gap["last_missing"], gap["missing"]) == (first, change["u"], None)
+
+
+def test_two_sockets_of_one_stream_are_merged_first_come_first_served_and_nothing_is_doubled() -> None:
+    """One lags behind, the other loses frames, says some twice and in the wrong order: together they have all."""
+    recording = load("spot_btcusdt_202304")
+    frames = [line.frame for line in recording.lines if line.url is None][:6000]
+    draw = random.Random(5)
+    lying = [(n, frame) for n, frame in enumerate(frames) for _ in range(draw.choice((0, 1, 1, 1, 1, 1, 1, 2)))]
+    for index in range(1, len(lying), 50):
+        lying[index - 1], lying[index] = lying[index], lying[index - 1]
+    lagging = [(n + 40 + draw.randrange(3), frame) for n, frame in enumerate(frames)]
+    legs = [(at, 1, frame) for at, frame in lying] + [(at, 2, frame) for at, frame in lagging]
+    merged = sorted(legs, key=itemgetter(0))
+    fold = Fold(Naming(unknown_market="spot"), continuity=Continuity())
+    start = recording.lines[0].received_ns
+    for session in (1, 2):
+        opened = {"session": session, "exchange": "binance", "markets": ["spot"], "stream": f"recorded/{session}"}
+        fold.feed(Note(Letter.OPENED, start, opened))
+    for number, (at, session, frame) in enumerate(merged, 1):
+        fold.feed(Batch(number, start + at * 1_000_000, session, [frame]))
+    tables = {table: found for (table, _, _), found in fold.take().items()}
+    alone = Fold(Naming(unknown_market="spot"))
+    alone.feed_frames("binance", "spot", frames, None, 1, start)
+    truth = {table: found for (table, _, _), found in alone.take().items()}
+    for table, key in (("trades", "id"), ("book", "last_seq")):
+        assert sorted(tables[table].column(key).to_pylist()) == truth[table].column(key).to_pylist()
+    last = {gap["gap"]: gap["state"] for gap in tables["gaps"].select(["gap", "state"]).to_pylist()}
+    assert set(last.values()) == {"repaired"}  # before the second socket was heard, nobody was waited for
+    assert len(last) < 20
+    assert fold.counts["duplicate"] > 4000

@@ -5,9 +5,9 @@ the follower folds the journal when the run is over.
 """
 
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
-from functools import partial
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +25,7 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.fold import Fold
 from collector_trio.followers.tables import fold_segment, new_fold
 from collector_trio.journal.append import open_journal
+from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import lock_data_dir, recover
 from collector_trio.journal.segments import journal_dir, list_segments
 from collector_trio.net.budgets import Budgets
@@ -68,7 +69,6 @@ class World:
     server: SimServer
     streams: list[Stream]
     live: Live
-    ended_s: float = 0.0
 
     def fold(self) -> tuple[Fold, dict[str, pa.Table]]:
         """Do what the follower does; return all rows by table."""
@@ -105,10 +105,11 @@ async def inline(work: Callable[[], None]) -> None:
     work()
 
 
-async def _run(
-    data_dir: Path, server: SimServer, seconds: float, seed: int, symbols: tuple[str, ...], markets: tuple[Market, ...],
-    meanwhile: Callable[[World], Awaitable[None]] | None,
-) -> World:  # fmt: skip
+@asynccontextmanager
+async def recorder(
+    data_dir: Path, server: SimServer, seed: int, symbols: tuple[str, ...], markets: tuple[Market, ...]
+) -> AsyncIterator[World]:
+    """Record beside the block; when it is left the journal is sealed."""
     config = parse_config(config_text(data_dir, symbols, markets), "test.toml", OFFERS, {})
     log = structlog.get_logger()
     clock = Clock(now_ns, now_ns)
@@ -117,7 +118,6 @@ async def _run(
     with lock_data_dir(data_dir):
         recovered = recover(data_dir)
         live = Live(recall(data_dir, EXCHANGES, log), log)
-        world = World(data_dir, server, streams, live)
         async with trio.open_nursery() as peers:
 
             async def dial(host: str, port: int) -> trio.abc.Stream:
@@ -146,7 +146,6 @@ async def _run(
                     live=live,
                     snapshots=snapshots,
                 )
-                peers.start_soon(server.run)
                 async with trio.open_nursery() as recording:
                     recording.start_soon(journal.run)
                     recording.start_soon(app._tick, journal, clock, log)
@@ -154,15 +153,10 @@ async def _run(
                         recording.start_soon(wanted.keep, around)
                     for exchange, group in market_groups(config, EXCHANGES):
                         recording.start_soon(keep_markets, config, exchange, group, around, streams)
-                    if meanwhile is not None:
-                        await meanwhile(world)
-                    else:
-                        await trio.sleep(seconds)
+                    yield World(data_dir, server, streams, live)
                     recording.cancel_scope.cancel()
-                world.ended_s = trio.current_time()
-                journal.note(app.Letter.PROCESS, {"event": "stop", "pid": 1})
+                journal.note(Letter.PROCESS, {"event": "stop", "pid": 1})
             peers.cancel_scope.cancel()
-    return world
 
 
 _contexts: list[Any] = []
@@ -182,13 +176,44 @@ def simulate(
     *,
     symbols: tuple[str, ...] = ("BTC-USDT",),
     markets: tuple[Market, ...] = MARKETS,
-    meanwhile: Callable[[World], Awaitable[None]] | None = None,
 ) -> World:
-    """Record `scenario` for so many simulated seconds (or as long as `meanwhile` takes)."""
+    """Record `scenario` for so many simulated seconds."""
 
     async def run() -> World:
         server = SimServer(scenario, seed=seed, now_ns=now_ns)
-        return await _run(data_dir, server, seconds, seed, symbols, markets, meanwhile)
+        async with trio.open_nursery() as exchanges:
+            exchanges.start_soon(server.run)
+            async with recorder(data_dir, server, seed, symbols, markets) as world:
+                await trio.sleep(seconds)
+            exchanges.cancel_scope.cancel()
+        return world
 
     with no_threads():
-        return trio.run(run, clock=MockClock(autojump_threshold=0), restrict_keyboard_interrupt_to_checkpoints=True)
+        return trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
+def simulate_kills(
+    data_dir: Path, scenario: Scenario, seed: int, lives_s: Sequence[float], down_s: float, **options: Any
+) -> World:
+    """Record for so many seconds at a time; each life but the last ends as kill -9 would end it, and the next begins
+    `down_s` later, with what the journal held at that instant.
+    """
+    symbols, markets = options.get("symbols", ("BTC-USDT",)), options.get("markets", MARKETS)
+
+    async def run() -> World:
+        server = SimServer(scenario, seed=seed, now_ns=now_ns)
+        async with trio.open_nursery() as exchanges:
+            exchanges.start_soon(server.run)
+            for life, seconds in enumerate(lives_s):
+                here = data_dir / str(life)
+                async with recorder(here, server, seed + life, symbols, markets) as world:
+                    await trio.sleep(seconds)
+                    if life + 1 < len(lives_s):
+                        shutil.copytree(here, data_dir / str(life + 1), symlinks=True)
+                if life + 1 < len(lives_s):
+                    await trio.sleep(down_s)
+            exchanges.cancel_scope.cancel()
+        return world
+
+    with no_threads():
+        return trio.run(run, clock=MockClock(autojump_threshold=0))
