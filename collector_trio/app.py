@@ -15,9 +15,10 @@ import random
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NoReturn
 
 import attrs
 import cattrs
@@ -30,7 +31,7 @@ from collector_trio.clock import Clock
 from collector_trio.config import Config
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.child import Bell, FollowerChild
-from collector_trio.followers.cursor import load_cursor
+from collector_trio.followers.cursor import load_cursor, load_head, segments_behind
 from collector_trio.journal.append import Journal, in_thread, open_journal
 from collector_trio.journal.keep import tidy_one
 from collector_trio.journal.records import Letter
@@ -41,9 +42,16 @@ from collector_trio.net.dial import install_resolver, make_ssl_context
 from collector_trio.net.http import HttpClient, open_client
 from collector_trio.net.proxies import choose_proxy
 from collector_trio.net.tap import Sink
+from collector_trio.ops.census import REST, Owners
+from collector_trio.ops.http import Port, open_port, serve
+from collector_trio.ops.lag import LagHistogram
+from collector_trio.ops.site import make_site
+from collector_trio.ops.state import Following, Observer, Parts, Sealed
+from collector_trio.ops.status import Status
 from collector_trio.plan import market_groups
 from collector_trio.streams.live import Live, recall
 from collector_trio.streams.markets import keep_markets, rest_url
+from collector_trio.streams.session import Session
 from collector_trio.streams.snapshots import Snapshots
 from collector_trio.streams.supervisor import Stream, Surroundings
 
@@ -67,11 +75,12 @@ class Report:
 
 @attrs.frozen
 class Network:
-    """How this process reaches the world: TLS trust, proxy, environment."""
+    """How this process reaches the world: TLS trust, proxy, environment; and who owns its sockets."""
 
     ssl_context: ssl.SSLContext
     proxy: str
     environ: Mapping[str, str]
+    owners: Owners = attrs.field(factory=Owners)
 
     def proxy_for(self, url: str) -> str | None:
         """Return the proxy `url` is reached through, None for a direct connection."""
@@ -83,6 +92,18 @@ def open_network(config: Config) -> Network:
     return Network(make_ssl_context(), config.net.proxy, os.environ)
 
 
+Watch = Callable[[Callable[[], Status]], Awaitable[NoReturn]]  # is given what looks at the recorder
+
+
+@attrs.frozen
+class Watchers:
+    """By whom the recorder is watched: the HTTP port, the census of its sockets, a table on the terminal."""
+
+    port: Port
+    owners: Owners
+    watch: Watch | None
+
+
 async def run(
     config: Config,
     *,
@@ -90,22 +111,28 @@ async def run(
     clock: Clock | None = None,
     stop: trio.Event | None = None,
     streams: list[Stream] | None = None,
+    owners: Owners | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Record until SIGTERM, SIGINT, the end of `for_s` or `stop`, then drain and return what was done.
 
-    `streams` is filled as streams begin, for whoever wants to watch them. Raises DataDirInUse at once when another
-    collector records into the same folder. A second signal ends the process on the spot.
+    `streams` is filled as streams begin, for whoever wants to watch them; `watch` runs beside the recording and may
+    look at it. `owners` knows of sockets in this process that are not the recorder's. Raises DataDirInUse at once when
+    another collector records into the same folder, and PortUnavailable when something listens at its HTTP port. A
+    second signal ends the process on the spot.
     """
     clock = clock or Clock()
     stop, signalled = trio.Event() if stop is None else stop, trio.Event()
     install_resolver()
     log: FilteringBoundLogger = structlog.get_logger()
     with lock_data_dir(config.collector.data_dir):
-        async with trio.open_nursery() as root:
+        owners = owners or Owners()
+        async with open_port(config.http.listen, owners) as port, trio.open_nursery() as root:
             await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
-            report = await _record(config, clock, stop, [] if streams is None else streams, log)
+            watchers = Watchers(port, owners, watch)
+            report = await _record(config, clock, stop, [] if streams is None else streams, watchers, log)
             root.cancel_scope.cancel()
     return attrs.evolve(report, signalled=signalled.is_set())
 
@@ -136,13 +163,21 @@ async def _stop_after(seconds: float, stop: trio.Event) -> None:
 
 
 async def _record(
-    config: Config, clock: Clock, stop: trio.Event, streams: list[Stream], log: FilteringBoundLogger
+    config: Config, clock: Clock, stop: trio.Event, streams: list[Stream], watchers: Watchers, log: FilteringBoundLogger
 ) -> Report:
     data_dir = config.collector.data_dir
     recovered = recover(data_dir)
     live = Live(recall(data_dir, EXCHANGES, log), log)
     started_ns, first_segment = clock.now(), recovered.numbers.segment
-    bell, finish = Bell(), trio.Event()
+    first_frame = recovered.numbers.frame
+    bell, finish, sealed, lags = Bell(), trio.Event(), Sealed(), {name: LagHistogram() for name in EXCHANGES}
+    for segment in segments_behind(data_dir, load_cursor(data_dir).segment):  # what the last run left to be stored
+        sealed.add(segment.number, segment.path.stat().st_mtime_ns)
+
+    def on_sealed(number: int) -> None:
+        sealed.add(number, clock.now())
+        bell.ring()
+
     child = FollowerChild("tables", data_dir, config.collector.log, config.collector.log_level)
     async with trio.open_nursery() as followers:
         followers.start_soon(child.keep, bell, finish, FINISH_S, random.Random(), log)
@@ -153,7 +188,7 @@ async def _record(
             segment_s=config.store.segment_s,
             sync_every_s=config.store.sync_every_s,
             offload=in_thread(trio.CapacityLimiter(1)),
-            on_sealed=lambda number: bell.ring(),
+            on_sealed=on_sealed,
             on_refusal=partial(_say_refusal, log),
             on_note=live.on_note,
             state=live.continuity.dump,
@@ -164,9 +199,26 @@ async def _record(
                 recording.start_soon(journal.run)
                 recording.start_soon(_tick, journal, clock, log)
                 recording.start_soon(_tidy, config)
+                observer = Observer(
+                    Parts(
+                        config=config,
+                        clock=clock.now,
+                        started_ns=started_ns,
+                        first_frame=first_frame,
+                        journal=journal,
+                        streams=streams,
+                        followers=(Following(child, partial(load_cursor, data_dir)),),
+                        sealed=sealed,
+                        owners=watchers.owners,
+                        lags=lags,
+                        continuity=live.continuity,
+                        follower_totals=lambda: load_head(data_dir).totals,
+                    )
+                )
+                _start_watching(recording, watchers, observer, log)
                 async with trio.open_nursery() as supervisor:
                     snapshots = _snapshots(config)
-                    around = _surroundings(config, journal, clock, log, live, snapshots)
+                    around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags)
                     for wanted in snapshots.values():
                         supervisor.start_soon(wanted.keep, around)
                     for exchange, markets in market_groups(config, EXCHANGES):
@@ -181,6 +233,24 @@ async def _record(
         log.warning("stopped before everything was stored; the next start stores it", frames_left=frames_left)
     log.info("stopped", frames=sum(stream.frames for stream in streams))
     return Report(started_ns, clock.now(), tuple(streams), frames_left, first_segment, signalled=False)
+
+
+def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
+    nursery.start_soon(_watching, log, observer.run)
+    if watchers.port.listeners:
+        site = make_site(observer.look, observer.parts.lags)
+        nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
+        log.info("http", url=watchers.port.url)
+    if watchers.watch is not None:
+        nursery.start_soon(_watching, log, partial(watchers.watch, observer.look))
+
+
+async def _watching(log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]]) -> None:
+    """Run what only watches: a bug in it ends itself, not the recording."""
+    try:
+        await watch()
+    except Exception:
+        log.exception("watching crashed")
 
 
 def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:
@@ -215,13 +285,15 @@ def _snapshots(config: Config) -> dict[tuple[str, str], Snapshots]:
 
 def _surroundings(
     config: Config,
+    owners: Owners,
     journal: Journal,
     clock: Clock,
     log: FilteringBoundLogger,
     live: Live,
     snapshots: Mapping[tuple[str, str], Snapshots],
+    lags: Mapping[str, LagHistogram],
 ) -> Surroundings:
-    network = open_network(config)
+    network = attrs.evolve(open_network(config), owners=owners)
     return Surroundings(
         journal=journal,
         clock=clock.now,
@@ -233,23 +305,27 @@ def _surroundings(
         log=log,
         live=live,
         snapshots=snapshots,
+        observe_lag={name: lag.observe_ns for name, lag in lags.items()},
     )
 
 
 @asynccontextmanager
 async def open_socket(network: Network, clock: Callable[[], int], url: str, sink: Sink) -> AsyncIterator[Connection]:
     """Open one WebSocket the way this process reaches the world."""
-    async with connect(
-        url, sink, clock=clock, ssl_context=network.ssl_context, proxy=network.proxy_for(url)
-    ) as connection:
-        yield connection
+    tls, proxy = network.ssl_context, network.proxy_for(url)
+    owner = sink.stream.name if isinstance(sink, Session) else url
+    with network.owners.owning(owner) as owned:
+        async with connect(url, sink, clock=clock, ssl_context=tls, proxy=proxy, connector=owned.dial) as connection:
+            yield connection
 
 
 @asynccontextmanager
 async def open_rest(network: Network, url: str) -> AsyncIterator[HttpClient]:
     """Open a client for one REST base."""
-    async with open_client(url, ssl_context=network.ssl_context, proxy=network.proxy_for(url)) as client:
-        yield client
+    tls, proxy = network.ssl_context, network.proxy_for(url)
+    with network.owners.owning(REST) as owned:
+        async with open_client(url, ssl_context=tls, proxy=proxy, connector=owned.dial) as client:
+            yield client
 
 
 async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger) -> None:

@@ -9,35 +9,37 @@ import click
 import trio
 
 from collector_trio import app
+from collector_trio.commands.live import LiveTable, live_table
 from collector_trio.commands.options import Duration, json_option
 from collector_trio.commands.run import print_report
 from collector_trio.config import Config, parse_config
 from collector_trio.errors import CollectorError
 from collector_trio.exchanges import EXCHANGES
+from collector_trio.ops.census import Owners
 from collector_trio.ops.log import set_up_logging
 from collector_trio.sim import BUMPY, SimServer, serve
 
+_RECORD = """
+[[record]]
+exchange = "{exchange}"
+market = "{market}"
+symbols = ["BTC-USDT", "ETH-USDT"]
+channels = ["trades", "book"]
+"""
+MARKETS = (("binance", "spot"), ("binance", "perp"), ("okx", "spot"), ("okx", "perp"))
 MARK = "state/demo"  # in a folder that a demo made, and may empty
 
 _CONFIG = """
 [collector]
 data_dir = {data_dir}
 
+[http]
+listen = "127.0.0.1:0"
+
 [store]
 segment = "10s"
 
-[[record]]
-exchange = "binance"
-market = "spot"
-symbols = ["BTC-USDT", "ETH-USDT"]
-channels = ["trades", "book"]
-
-[[record]]
-exchange = "okx"
-market = "spot"
-symbols = ["BTC-USDT", "ETH-USDT"]
-channels = ["trades", "book"]
-
+{records}
 {endpoints}
 """
 
@@ -53,8 +55,9 @@ channels = ["trades", "book"]
 def demo(for_s: float, data_dir: Path, seed: int, as_json: bool) -> None:
     """Record simulated exchanges on this machine, with disconnects on the way. Needs no network."""
     _empty(data_dir)
-    set_up_logging("auto", "info")
-    config, report = trio.run(partial(_record, data_dir, for_s, seed))
+    with live_table(wanted=not as_json) as table:
+        set_up_logging("auto", "info")
+        config, report = trio.run(partial(_record, data_dir, for_s, seed, table))
     print_report(config, report, as_json)
     if not as_json:
         click.echo("\nLook at what was recorded:")
@@ -74,12 +77,14 @@ def _empty(data_dir: Path) -> None:
     mark.touch()
 
 
-async def _record(data_dir: Path, for_s: float, seed: int) -> tuple[Config, app.Report]:
+async def _record(data_dir: Path, for_s: float, seed: int, table: LiveTable | None) -> tuple[Config, app.Report]:
     async with trio.open_nursery() as nursery:
         server: SimServer = await nursery.start(partial(serve, BUMPY, seed=seed))
-        text = _CONFIG.format(data_dir=_quoted(data_dir), endpoints=server.endpoints_toml())
+        records = "".join(_RECORD.format(exchange=exchange, market=market) for exchange, market in MARKETS)
+        text = _CONFIG.format(data_dir=_quoted(data_dir), records=records, endpoints=server.endpoints_toml())
         config = parse_config(text, "<demo>", {name: exchange.OFFERS for name, exchange in EXCHANGES.items()}, {})
-        report = await app.run(config, for_s=for_s)
+        owners = Owners(ports={server.port: "simulator"})
+        report = await app.run(config, for_s=for_s, owners=owners, watch=None if table is None else table.show)
         nursery.cancel_scope.cancel()
     return config, report
 

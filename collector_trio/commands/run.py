@@ -8,6 +8,7 @@ import click
 import trio
 
 from collector_trio import app
+from collector_trio.commands.live import LiveTable, live_table
 from collector_trio.commands.options import Duration, config_option, json_option, load
 from collector_trio.config import Config
 from collector_trio.ops.log import set_up_logging
@@ -25,13 +26,15 @@ SUMMARIZE_UP_TO_S = 900.0
 def run(config_path: Path, for_s: float | None, as_json: bool) -> None:
     """Record until SIGTERM or SIGINT, then drain, stop and print what was recorded."""
     config = load(config_path)
-    set_up_logging(config.collector.log, config.collector.log_level)
-    print_report(config, trio.run(record, config, for_s), as_json)
+    with live_table(wanted=not as_json and config.collector.log != "json") as table:
+        set_up_logging(config.collector.log, config.collector.log_level)
+        report = trio.run(record, config, for_s, table)
+    print_report(config, report, as_json)
 
 
-async def record(config: Config, for_s: float | None) -> app.Report:
+async def record(config: Config, for_s: float | None, table: LiveTable | None) -> app.Report:
     """Record, without importing anything that reads what is recorded."""
-    return await app.run(config, for_s=for_s)
+    return await app.run(config, for_s=for_s, watch=None if table is None else table.show)
 
 
 def print_report(config: Config, report: app.Report, as_json: bool) -> None:

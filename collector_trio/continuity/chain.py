@@ -105,6 +105,8 @@ class Chain:
             return Verdict.NEXT
         if self.resets and last in self.recent:
             return Verdict.SEEN
+        if self.resets and last == tip:  # that is the snapshot's, and what led to it was not taken
+            old = late = True
         if not self.resets:
             old, late = last <= tip, self.reach < last <= tip and prev < self.run_prev and (prev, last) not in self.run
         if late and self.good is not None:
@@ -167,8 +169,6 @@ class Chain:
             self.late += self.run
             self.synced, self.healable, self.snapshot, self.run, self.before = True, False, None, [], []
         self.tip = self.run_prev = seq
-        if self.resets:
-            self.remember(seq)
         passed = [(prev, last) for then, prev, last in self.ahead if then <= ns]
         self.ahead = [link for link in self.ahead if link[0] > ns]
         for link in passed:

@@ -92,6 +92,8 @@ class TradeTrack(Track):
             self.last_frame, self.reason = frame, None
             return True
         new = coverage.take(first, last, ns)
+        if not new and not self.waits:
+            return False
         for hole in coverage.holes:
             if hole.finding is None:
                 others = self.legs - {session}

@@ -70,6 +70,7 @@ class Journal:
     on_note: Callable[[Note], None]  # of what was written, in the order of the file
     state: Callable[[], dict[str, Any]] | None  # what the last record of a segment says of all before
     segment_bytes: int = SEGMENT_BYTES
+    bytes_written: int = 0  # since it was opened, notes included
     _file: _File | None = None
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
     _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
@@ -247,6 +248,7 @@ class Journal:
             self._cut()
             return False
         file.size += written
+        self.bytes_written += written
         return True
 
     def _cut(self) -> bool:

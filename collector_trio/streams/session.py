@@ -114,6 +114,7 @@ class Session:
     messages: Budget
     live: Live
     snapshots: Mapping[tuple[str, str], Want]
+    observe_lag: Callable[[int], None] = lambda ns: None  # from a message's exchange time to its receive time
     frames: int = 0
     frame_bytes: int = 0
     rejects: int = 0
@@ -191,6 +192,8 @@ class Session:
             decoded = decode(frame)
             leg.take(decoded, number, received_ns)
             self._take(decoded, now)
+        if isinstance(decoded, (tuple, list)):  # one observation a batch
+            self.observe_lag(received_ns - decoded[-1].exchange_ns)
         if leg.unsynced:
             self._want_books(now)
         if leg.is_news:
@@ -378,6 +381,11 @@ class Session:
             self.journal.note(Letter.LIVE, {"session": self.number, "peer": self.peer})
             self.journal.update(self._name, live_ns=self.live_ns)
             self.log.info("live", peer=self.peer)
+
+    @property
+    def heard_at(self) -> float | None:
+        """Return when data last came (trio time), None before the first; control frames are no data."""
+        return max((w.heard_at for w in self._watched.values() if w.heard_at is not None), default=None)
 
     @property
     def _name(self) -> str:

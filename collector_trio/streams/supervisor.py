@@ -45,6 +45,7 @@ class Stream:
 
     plan: StreamPlan
     session: Session | None = None
+    last: Session | None = None  # the one before
     ended: Counter[str] = attrs.field(factory=Counter)
     sessions: int = 0
     lived: int = 0  # sessions that were live
@@ -84,6 +85,7 @@ class Surroundings:
     log: FilteringBoundLogger
     live: Live
     snapshots: Mapping[tuple[str, str], Want]
+    observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
 
 
 async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) -> NoReturn:
@@ -134,6 +136,7 @@ def _new_session(stream: Stream, exchange: Exchange, around: Surroundings, log: 
         Budget(stream.plan.limits.messages),
         around.live,
         around.snapshots,
+        around.observe_lag.get(exchange.NAME, lambda lag_ns: None),
     )
     stream.session = session
     stream.sessions += 1
@@ -145,7 +148,7 @@ def _account(stream: Stream, session: Session) -> None:
     stream.frames_before += session.frames
     stream.bytes_before += session.frame_bytes
     stream.lived += session.live_at is not None
-    stream.session = None
+    stream.session, stream.last = None, session
 
 
 async def _park(stream: Stream, log: FilteringBoundLogger) -> NoReturn:

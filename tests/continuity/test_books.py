@@ -50,26 +50,26 @@ def play(truth: Truth, rules: BookRules, legs: list[int], script: Script, *, rel
     return recorder
 
 
-@tried(300, OVERLAPS, LEGS, SCRIPTS)
+@tried(120, OVERLAPS, LEGS, SCRIPTS)
 def test_a_synced_spot_book_is_the_exchanges_whatever_happens(
     overlaps: list[int], legs: list[int], script: Script
 ) -> None:
     play(Truth.spot(overlaps), SPOT, legs, script)
 
 
-@tried(200, LEGS, SCRIPTS)
+@tried(80, LEGS, SCRIPTS)
 def test_a_synced_futures_book_is_the_exchanges_whatever_happens(legs: list[int], script: Script) -> None:
     play(Truth.futures(LENGTH), FUTURES, legs, script)
 
 
-@tried(300, KINDS, LEGS, SCRIPTS)
+@tried(150, KINDS, LEGS, SCRIPTS)
 def test_a_synced_book_with_snapshots_on_the_socket_is_the_exchanges_whatever_happens(
     kinds: list[str], legs: list[int], script: Script
 ) -> None:
     play(Truth.okx([*kinds, *["next"] * CALM]), OKX, legs, script)
 
 
-@tried(60, KINDS, LEGS, SCRIPTS, st.sampled_from(["spot", "futures", "okx"]))
+@tried(40, KINDS, LEGS, SCRIPTS, st.sampled_from(["spot", "futures", "okx"]))
 def test_who_goes_on_from_a_dump_says_the_same_as_who_never_stopped(
     kinds: list[str], legs: list[int], script: Script, which: str
 ) -> None:
@@ -83,3 +83,36 @@ def test_who_goes_on_from_a_dump_says_the_same_as_who_never_stopped(
     assert went.rows == stayed.rows
     assert went.levels == stayed.levels
     assert went.fold.books == stayed.fold.books
+
+
+@tried(
+    80,
+    st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 3)), max_size=50),
+    st.sampled_from([SPOT, FUTURES, OKX]),
+)
+def test_beside_a_session_that_brings_everything_another_one_can_do_no_harm(
+    steps: list[tuple[str, int]], rules: BookRules
+) -> None:
+    """Session 1 is never more than four changes behind; session 2 does what it likes, and may end and come again."""
+    truths = {
+        SPOT: Truth.spot([0] * LENGTH),
+        FUTURES: Truth.futures(LENGTH),
+        OKX: Truth.okx(["next"] * 20 + ["reset"] * 20),
+    }
+    recorder = Recorder(truths[rules], rules)
+    steady, wild = Player(1, 4), Player(2, 4)
+    play = Play(recorder, [wild, steady])
+    if rules.in_band:
+        recorder.take_whole(1, 4)
+    else:
+        recorder.take(1, recorder.truth.changes[3])
+        recorder.take_snapshot(recorder.truth.changes[3].last)
+    for what, number in steps:
+        if wild.at < LENGTH - CALM and what not in ("tick", "start", "spoil"):
+            play.step(what, 0, number)
+        play.step("next", 1, max(1 if number else 0, wild.at - steady.at - 4))
+        assert recorder.look() == []
+    play.step("next", 1, LENGTH)
+    assert recorder.look() == []
+    assert recorder.accepted >= set(range(4, LENGTH))
+    assert recorder.chain.synced

@@ -1,6 +1,6 @@
 """The exact rules by which a link follows, and by which a snapshot is bridged.
 
-Spot: `U <= L + 1 <= u`, with `prev = U - 1`. Futures: `pu <= L <= u`, with `prev = pu`. OKX: `prevSeqId` is the last one.
+Spot: `U <= L + 1 <= u`, with `prev = U - 1`. Futures: `pu <= L <= u`, with `prev = pu`. OKX: `prev = prevSeqId`.
 """
 
 import pytest
@@ -293,8 +293,9 @@ def test_an_unreadable_change_spoils_the_book_until_a_snapshot_behind_it() -> No
 def test_a_snapshot_at_the_tip_or_at_a_number_that_is_remembered_was_seen() -> None:
     chain = okx(at=100)
     chain.take(100, 110)
-    assert [chain.take_whole(110), chain.take_whole(100)] == [SEEN] * 2
-    assert chain.tip == 110
+    chain.take(110, 120)
+    assert [chain.take_whole(120), chain.take_whole(110)] == [SEEN] * 2
+    assert chain.tip == 120
 
 
 def test_a_snapshot_that_nobody_asked_for_is_a_new_epoch() -> None:
@@ -327,4 +328,19 @@ def test_what_others_bring_of_before_a_snapshot_is_late_and_closes_the_gap_behin
     applied(chain)
     assert chain.take(100, 120, old=True, late=True) is LATE
     assert chain.is_pending
-    assert chain.take(120, 130) is SEEN, "that is where the snapshot stands"
+    assert chain.take(120, 130, old=True, late=True) is LATE
+    assert (chain.synced, chain.is_pending, applied(chain)) == (True, False, [])
+
+
+def test_the_change_that_led_to_a_snapshot_at_the_tip_is_late() -> None:
+    chain = okx(at=100)
+    chain.take_whole(130, alone=False)
+    assert chain.take(100, 130) is LATE
+    assert not chain.is_pending
+    assert chain.take(100, 130) is SEEN
+
+
+def test_the_change_that_led_to_the_first_snapshot_was_before_it() -> None:
+    chain = okx(at=100)
+    assert chain.take(90, 100) is SEEN
+    assert chain.synced

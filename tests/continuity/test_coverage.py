@@ -27,7 +27,7 @@ def missing(seen: set[int]) -> list[tuple[int, int]]:
     return found
 
 
-@tried(300, RANGES | SINGLES, st.sampled_from([0, 10**12]))
+@tried(150, RANGES | SINGLES, st.sampled_from([0, 10**12]))
 def test_new_is_what_was_not_in_the_set_and_holes_are_what_it_lacks(items: list[tuple[int, int]], base: int) -> None:
     coverage, seen = Coverage(), set[int]()
     for first, last in items:
@@ -36,10 +36,9 @@ def test_new_is_what_was_not_in_the_set_and_holes_are_what_it_lacks(items: list[
         seen |= ids
         assert (coverage.start, coverage.mark) == (min(seen), max(seen))
         assert holes(coverage) == missing(seen)
-        assert (coverage.start_ns is None) is (coverage.mark_ns is None) is False
 
 
-@tried(100, RANGES)
+@tried(60, RANGES)
 def test_the_times_of_a_hole_are_those_of_its_neighbours(items: list[tuple[int, int]]) -> None:
     coverage = Coverage()
     for number, (first, last) in enumerate(items):

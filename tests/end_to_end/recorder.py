@@ -38,7 +38,7 @@ def config_for(
         for name in exchanges
     )
     store = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\n'
-    text = f'[collector]\ndata_dir = "{data_dir}"\n{store}{records}{endpoints}'
+    text = f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{store}{records}{endpoints}'
     return parse_config(text, "test.toml", OFFERS, {})
 
 

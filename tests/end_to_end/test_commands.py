@@ -22,6 +22,9 @@ from collector_trio.commands import COMMANDS
 
 COMMAND = [sys.executable, "-m", "collector_trio"]
 CONFIG = """
+[http]
+listen = "127.0.0.1:0"
+
 [collector]
 data_dir = "data"
 [store]
@@ -52,7 +55,7 @@ def simulated(cwd: Path, *arguments: str) -> Iterator[str]:
     try:
         assert process.stdout is not None
         block = []
-        while not (block and block[-1].startswith("rest") and len(block) >= 7):
+        while not ("[endpoints.okx]\n" in block and block[-1].startswith("rest")):
             line = process.stdout.readline()
             assert line, "sim ended early"
             block.append(line)

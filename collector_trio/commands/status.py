@@ -1,0 +1,183 @@
+"""`status`: what a running collector is doing now, from its HTTP port."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import trio
+from rich.console import Console, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from collector_trio import app
+from collector_trio.commands.options import json_option
+from collector_trio.config import Http
+from collector_trio.errors import CollectorError, HttpFailed
+from collector_trio.net.dial import make_ssl_context
+
+PATIENCE_S = 5.0
+DEFAULT_URL = f"http://{Http().listen}"
+STATE_STYLES = {"live": "green", "parked": "bold red", "backing off": "red"}
+
+Document = Mapping[str, Any]
+
+
+@click.command(epilog="Example: python -m collector_trio status --url http://127.0.0.1:8087")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the collector listens ([http] listen).")
+@json_option
+def status(url: str, as_json: bool) -> None:
+    """Show what a running collector is doing now: streams, sockets by owner, rates, lag, gaps."""
+    base = url if "://" in url else f"http://{url}"
+    if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
+        raise click.UsageError(f"--url {url!r} is no address such as {DEFAULT_URL}")
+    body = trio.run(_ask, base)
+    document = _read(base, body)
+    if as_json:
+        click.echo(body.decode())
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 120
+    for part in _parts(document):
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+async def _ask(url: str) -> bytes:
+    network = app.Network(make_ssl_context(), "", os.environ)
+    async with app.open_rest(network, url) as client:
+        try:
+            with trio.fail_after(PATIENCE_S):
+                return await client.get("/status.json")
+        except trio.TooSlowError:
+            raise CollectorError(f"{url} does not answer within {PATIENCE_S:g} s") from None
+        except HttpFailed as error:
+            if error.status is not None:
+                raise CollectorError(f"{url} is not a collector's HTTP port: {error.problem}") from error
+            raise CollectorError(
+                f"nobody answers at {url} ({error.problem}); is the collector running, and is this its [http] listen?"
+            ) from error
+
+
+def _read(url: str, body: bytes) -> Document:
+    try:
+        document = json.loads(body)
+        known = document["streams"] is not None and document["sockets"] is not None
+    except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise CollectorError(f"{url} is not a collector's HTTP port: its /status.json is something else")
+    assert isinstance(document, dict)
+    return document
+
+
+# Tables
+
+
+def _parts(document: Document) -> Iterator[RenderableType]:
+    """Yield the report for people, from top to bottom."""
+    yield (
+        f"collector_trio {document['version']}, pid {document['pid']}, up {duration(document['uptime_s'])}, "
+        f"{decimal(document['memory_bytes'])} of memory, event loop at most "
+        f"{document['event_loop_lag_s'] * 1000:.1f} ms late. Data goes to {document['data_dir']}."
+    )
+    yield "Ready." if document["ready"] else "Not ready: " + "; ".join(document["not_ready"])
+    if not document["healthy"]:
+        yield "Not healthy: " + "; ".join(document["not_healthy"])
+    yield ""
+    yield _streams(document)
+    yield ""
+    yield from _sockets(document["sockets"])
+    yield ""
+    yield from _storage(document)
+    yield _gaps(document["gaps"])
+    for book in document["books"]:
+        states = ", ".join(f"{count} {state}" for state, count in book["states"].items() if count)
+        broken = f"; not synced: {_some(book['not_synced'])}" if book["not_synced"] else ""
+        yield f"books {book['exchange']} {book['market']}: {states}{broken}"
+
+
+def _streams(document: Document) -> Table:
+    """Make the table of streams."""
+    table = Table("stream", "state", box=None, pad_edge=False)
+    for name in ("frames", "frames/s", "bytes/s", "last data", "reconnects"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    for stream in document["streams"]:
+        age_s = stream["last_data_age_s"]
+        table.add_row(
+            stream["name"],
+            Text(stream["state"], STATE_STYLES.get(stream["state"], "yellow")),
+            f"{stream['frames']:,}",
+            f"{stream['frames_per_s']:.1f}",
+            decimal(round(stream["bytes_per_s"])),
+            "" if age_s is None else f"{duration(age_s)} ago",
+            str(sum(stream["ended"].values())),
+            ", ".join(f"{reason} {count}" for reason, count in stream["ended"].items()),
+        )
+    return table
+
+
+def _sockets(sockets: Document) -> Iterator[RenderableType]:
+    unowned = f", {sockets['unowned']} WITHOUT AN OWNER" if sockets["unowned"] else ""
+    yield (
+        f"{sockets['open']} sockets; {sockets['sessions_open']} of {sockets['sessions_planned']} sessions open{unowned}"
+    )
+    table = Table("sockets of", "states", box=None, pad_edge=False)
+    for owner, states in sockets["by_owner"].items():
+        table.add_row(
+            Text(owner, "bold red" if owner == "none" else ""),
+            ", ".join(f"{count} {state}" for state, count in states.items()),
+        )
+    if sockets["by_owner"]:
+        yield table
+
+
+def _storage(document: Document) -> Iterator[RenderableType]:
+    journal = document["journal"]
+    free = "" if journal["free_bytes"] is None else f", {decimal(journal['free_bytes'])} free"
+    refusing = "; REFUSES, reading has stopped" if journal["refusing"] else ""
+    yield (
+        f"journal: segment {journal['segment']}, {decimal(journal['bytes'])} on disk{free}; "
+        f"{journal['frames_accepted']:,} frames accepted in this run{refusing}"
+    )
+    for follower in document["followers"]:
+        yield _follower(follower)
+
+
+def _follower(follower: Document) -> str:
+    process = "down" if follower["pid"] is None else f"pid {follower['pid']}"
+    restarts = f", {follower['restarts']} restarts" if follower["restarts"] else ""
+    waiting = f" ({duration(follower['lag_s'])})" if follower["lag_segments"] else ""
+    return (
+        f"follower {follower['name']}: {process}{restarts}, {follower['lag_frames']:,} frames to store, "
+        f"{follower['lag_segments']} sealed segments wait{waiting}"
+    )
+
+
+def _gaps(gaps: Document) -> str:
+    missing = ", ".join(f"{count:,} {table}" for table, count in gaps["missing_rows"].items() if count) or "nothing"
+    seen = ", ".join(f"{what} {count}" for what, count in (gaps["stored"] or gaps["seen"]).items()) or "none"
+    return f"gaps: {gaps['open']} holes open, missing {missing}; so far: {seen}"
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time for people: 0.4 s, 12 s, 3 min, 5 h 10 min, 2 d 3 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

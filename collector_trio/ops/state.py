@@ -1,0 +1,370 @@
+"""What the recorder is doing now, derived from what runs: nothing here is told of a change, and nothing is a flag.
+
+An `Observer` looks at the running parts when it is asked. What one look cannot tell (rates, whether a follower moves)
+it remembers from the looks it takes once a second.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+import trio
+
+from collector_trio import __version__
+from collector_trio.config import Config
+from collector_trio.continuity.fold import Continuity
+from collector_trio.continuity.tracks import BookTrack
+from collector_trio.followers.child import FollowerChild
+from collector_trio.followers.cursor import Cursor
+from collector_trio.journal.append import Journal
+from collector_trio.journal.segments import journal_dir
+from collector_trio.ops.census import NOBODY, STATES, Owners
+from collector_trio.ops.lag import LagHistogram, LoopLag
+from collector_trio.ops.status import (
+    BookStatus,
+    FollowerStatus,
+    GapStatus,
+    JournalStatus,
+    SocketStatus,
+    Status,
+    StreamStatus,
+)
+from collector_trio.streams.supervisor import Stream
+
+LOOK_EVERY_S = 1.0
+RATE_LOOKS = 6  # rates are means over the last five seconds
+MEASURE_EVERY_S = 30.0
+STUCK_LOOP_S = 5.0
+STUCK_FOLLOWER_S = 300.0  # so long without a stored segment, while sealed ones wait, is no progress
+BOOK_STATES = ("none", "buffering", "synced", "broken")
+
+
+@attrs.frozen
+class Following:
+    """A follower: its process, and how far it is."""
+
+    child: FollowerChild
+    cursor: Callable[[], Cursor]
+
+
+@attrs.define
+class Sealed:
+    """The sealed segments that a follower may still have to store, and since when they are sealed."""
+
+    _sealed: deque[tuple[int, int]] = attrs.field(factory=deque)
+
+    def add(self, segment: int, ns: int) -> None:
+        """Say that `segment` was sealed at `ns`. In the order of their numbers."""
+        self._sealed.append((segment, ns))
+
+    def after(self, segment: int) -> tuple[int, int | None]:
+        """Return how many came after number `segment`, and when the first of them was sealed."""
+        later = [ns for number, ns in self._sealed if number > segment]
+        return len(later), later[0] if later else None
+
+    def forget(self, up_to: int) -> None:
+        """Drop what every follower has stored."""
+        while self._sealed and self._sealed[0][0] <= up_to:
+            self._sealed.popleft()
+
+
+@attrs.frozen
+class Parts:
+    """What runs; `app` knows it all and hands it over. `lags` by exchange. `follower_totals` is what the follower's
+    cursor says it has stored so far, empty before the first time:
+
+    {"rows": {"trades binance spot": n, "inexact": n}, "gaps": {"trades disconnect": n}, "missing": {"trades": n},
+    "rejects": {reason: n}, "divergence": n}
+    """
+
+    config: Config
+    clock: Callable[[], int]
+    started_ns: int
+    first_frame: int
+    journal: Journal
+    streams: Sequence[Stream]
+    followers: Sequence[Following]
+    sealed: Sealed
+    owners: Owners
+    lags: Mapping[str, LagHistogram]
+    continuity: Continuity
+    follower_totals: Callable[[], Mapping[str, Any]]
+
+
+@attrs.define
+class Observer:
+    """Looks at what runs. `run` takes the looks that rates need; `look` may be called by anyone, at any time."""
+
+    parts: Parts
+    loop_lag: LoopLag = attrs.field(factory=LoopLag)
+    _counts: dict[str, deque[tuple[float, int, int]]] = attrs.field(factory=dict)  # by stream: when, frames, bytes
+    _moved: dict[str, tuple[int, float]] = attrs.field(factory=dict)  # by follower: last segment, and since when
+    _journal_bytes: int = 0  # on the disk, less what this run has written when that was measured
+    _free_bytes: int | None = None
+
+    async def run(self) -> NoReturn:
+        """Look once a second, and measure the event loop and the disk, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.loop_lag.run)
+            nursery.start_soon(self._measure_disk)
+            while True:
+                self._remember()
+                await trio.sleep(LOOK_EVERY_S)
+        raise AssertionError("the nursery ends by cancellation only")
+
+    def look(self) -> Status:
+        """Say what is going on now."""
+        parts, now_ns = self.parts, self.parts.clock()
+        followers = tuple(self._follower(following, now_ns) for following in parts.followers)
+        streams = tuple(map(self._stream, parts.streams))
+        totals = parts.follower_totals()
+        rows = totals.get("rows", {})
+        not_ready, not_healthy = tuple(self._not_ready(streams)), tuple(self._not_healthy(followers))
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            started=iso_time(parts.started_ns),
+            uptime_s=round((now_ns - parts.started_ns) / 1e9, 3),
+            data_dir=str(parts.config.collector.data_dir),
+            ready=not not_ready,
+            not_ready=not_ready,
+            healthy=not not_healthy,
+            not_healthy=not_healthy,
+            memory_bytes=resident_bytes(),
+            event_loop_lag_s=round(self.loop_lag.worst_s, 6),
+            streams=streams,
+            sockets=self._sockets(),
+            journal=self._journal(),
+            followers=followers,
+            gaps=self._gaps(totals),
+            books=_books(parts.continuity.books.values()),
+            rows={place: count for place, count in rows.items() if place != "inexact"},
+            rejects=dict(totals.get("rejects", {})),
+            inexact_values=rows.get("inexact", 0),
+        )
+
+    # What only several looks can tell
+
+    def _remember(self) -> None:
+        now = trio.current_time()
+        for stream in self.parts.streams:
+            counts = self._counts.setdefault(stream.plan.name, deque(maxlen=RATE_LOOKS))
+            counts.append((now, stream.frames, stream.bytes))
+        stored = []
+        for following in self.parts.followers:
+            segment = following.cursor().segment
+            waiting, _ = self.parts.sealed.after(segment)
+            before = self._moved.get(following.child.name)
+            if before is None or before[0] != segment or not waiting:
+                self._moved[following.child.name] = (segment, now)
+            stored.append(segment)
+        if stored:
+            self.parts.sealed.forget(min(stored))
+
+    async def _measure_disk(self) -> None:
+        limiter = trio.CapacityLimiter(1)
+        folder = journal_dir(self.parts.config.collector.data_dir)
+        while True:
+            written = self.parts.journal.bytes_written
+            taken, self._free_bytes = await trio.to_thread.run_sync(_measure, folder, limiter=limiter)
+            self._journal_bytes = taken - written
+            await trio.sleep(MEASURE_EVERY_S)
+
+    # What one look tells
+
+    def _stream(self, stream: Stream) -> StreamStatus:
+        plan, session = stream.plan, stream.session
+        last = session or stream.last
+        heard_at = last.heard_at if last is not None else None
+        if heard_at is None and stream.last is not None:  # the present session has brought nothing yet
+            heard_at = stream.last.heard_at
+        frames_per_s, bytes_per_s = self._rates(stream)
+        return StreamStatus(
+            name=plan.name,
+            exchange=plan.exchange,
+            markets=plan.markets,
+            url=plan.url,
+            subscriptions=len(plan.subscriptions),
+            state=stream_state(stream),
+            session=None if session is None else session.number,
+            live_since=None if session is None or session.live_ns is None else iso_time(session.live_ns),
+            peer="" if session is None else session.peer,
+            frames=stream.frames,
+            bytes=stream.bytes,
+            frames_per_s=frames_per_s,
+            bytes_per_s=bytes_per_s,
+            last_data_age_s=None if heard_at is None else round(trio.current_time() - heard_at, 3),
+            sessions=stream.sessions,
+            sessions_live=stream.lived + stream.is_live,
+            ended=dict(stream.ended),
+            last_ending=_last_ending(stream),
+        )
+
+    def _rates(self, stream: Stream) -> tuple[float, float]:
+        counts = self._counts.get(stream.plan.name)
+        if not counts:
+            return 0.0, 0.0
+        then, frames, received = counts[0]
+        seconds = trio.current_time() - then
+        if seconds <= 0:
+            return 0.0, 0.0
+        return round((stream.frames - frames) / seconds, 2), round((stream.bytes - received) / seconds, 1)
+
+    def _sockets(self) -> SocketStatus:
+        sockets = self.parts.owners.census()
+        by_state = dict.fromkeys(STATES, 0)
+        by_owner: dict[str, dict[str, int]] = {}
+        for found in sockets:
+            by_state[found.state] += 1
+            states = by_owner.setdefault(found.owner, {})
+            states[found.state] = states.get(found.state, 0) + 1
+        return SocketStatus(
+            sessions_planned=len(self.parts.streams),
+            sessions_open=sum(is_open(stream) for stream in self.parts.streams),
+            open=len(sockets),
+            unowned=sum(by_owner.get(NOBODY, {}).values()),
+            by_state=by_state,
+            by_owner=dict(sorted(by_owner.items())),
+            sockets=tuple(sockets),
+        )
+
+    def _journal(self) -> JournalStatus:
+        journal = self.parts.journal
+        return JournalStatus(
+            segment=journal.numbers.segment - 1,
+            bytes=max(0, self._journal_bytes + journal.bytes_written),
+            written_bytes=journal.bytes_written,
+            free_bytes=self._free_bytes,
+            frames_accepted=journal.numbers.frame - self.parts.first_frame,
+            refusing=journal.is_refusing,
+            next_frame=journal.numbers.frame,
+            next_session=journal.numbers.session,
+        )
+
+    def _follower(self, following: Following, now_ns: int) -> FollowerStatus:
+        cursor = following.cursor()
+        waiting, since_ns = self.parts.sealed.after(cursor.segment)
+        return FollowerStatus(
+            name=following.child.name,
+            pid=following.child.pid,
+            restarts=following.child.restarts,
+            stored_segment=cursor.segment,
+            next_frame=cursor.next_frame,
+            lag_frames=max(0, self.parts.journal.numbers.frame - cursor.next_frame),
+            lag_segments=waiting,
+            lag_s=0.0 if since_ns is None else max(0.0, round((now_ns - since_ns) / 1e9, 3)),
+        )
+
+    def _gaps(self, totals: Mapping[str, Any]) -> GapStatus:
+        continuity = self.parts.continuity
+        return GapStatus(
+            open=sum(len(track.known) for track in continuity.trades.values())
+            + sum(track.gap is not None and track.gap.in_ledger for track in continuity.books.values()),
+            seen={f"{table} {cause}": count for (table, cause), count in continuity.gaps.items()},
+            stored=dict(totals.get("gaps", {})),
+            missing_rows=dict(totals.get("missing", {})) or dict(continuity.missing),
+            divergence=totals.get("divergence", 0),
+        )
+
+    # The probes
+
+    def _not_ready(self, streams: Sequence[StreamStatus]) -> Iterable[str]:
+        planned = {(stream.exchange, market) for stream in streams for market in stream.markets}
+        for exchange, market in dict.fromkeys((each.exchange, each.market) for each in self.parts.config.record):
+            if (exchange, market) not in planned:
+                yield f"{exchange} {market}: no stream yet; its instruments are awaited, or list none of its symbols"
+        for stream in streams:
+            if stream.state != "live":
+                after = f" after {stream.last_ending}" if stream.last_ending else ""
+                yield f"{stream.name}: {stream.state}{after}"
+        if self.parts.journal.is_refusing:
+            yield "journal: refuses, reading has stopped until there is room on the disk"
+
+    def _not_healthy(self, followers: Sequence[FollowerStatus]) -> Iterable[str]:
+        if self.loop_lag.worst_s > STUCK_LOOP_S:
+            yield f"event loop: stood still for {self.loop_lag.worst_s:.1f} s"
+        if self.parts.journal.is_refusing:
+            yield "journal: refuses, reading has stopped until there is room on the disk"
+        for follower in followers:
+            still_s = trio.current_time() - self._moved.get(follower.name, (0, trio.current_time()))[1]
+            if follower.lag_segments and min(still_s, follower.lag_s) > STUCK_FOLLOWER_S:
+                running = "is running but has" if follower.pid else "is down and has"
+                yield f"follower {follower.name}: {running} stored nothing for {still_s:.0f} s"
+
+
+def stream_state(stream: Stream) -> str:
+    """Say in one word what a stream is doing."""
+    if stream.parked:
+        return "parked"
+    if stream.session is None:
+        return "backing off" if stream.sessions else "dialling"
+    if not stream.session.peer:
+        return "dialling"
+    return "live" if stream.is_live else "connecting"
+
+
+def is_open(stream: Stream) -> bool:
+    """Tell whether a stream has a connection, live or not."""
+    return stream.session is not None and stream.session.peer != ""
+
+
+def iso_time(ns: int) -> str:
+    """Write nanoseconds since the epoch as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has in RAM."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _last_ending(stream: Stream) -> str | None:
+    last = stream.last
+    if last is None:
+        return None
+    if last.ending is not None:
+        return str(last.ending)
+    return "crashed" if stream.ended["crashed"] else None  # else it was we who ended it, for another plan
+
+
+def book_state(track: BookTrack) -> str:
+    """Say in one word how a book is: `buffering` until its first whole book is bridged, `broken` until the next."""
+    if track.chain.synced:
+        return "synced"
+    if track.gap is not None:
+        return "broken"
+    return "none" if track.chain.tip is None else "buffering"
+
+
+def _books(tracks: Iterable[BookTrack]) -> tuple[BookStatus, ...]:
+    states: dict[tuple[str, str], Counter[str]] = {}
+    not_synced: dict[tuple[str, str], list[str]] = {}
+    for track in tracks:
+        market, state = (track.exchange, track.market), book_state(track)
+        states.setdefault(market, Counter(dict.fromkeys(BOOK_STATES, 0)))[state] += 1
+        if state != "synced":
+            not_synced.setdefault(market, []).append(track.native_symbol)
+    return tuple(
+        BookStatus(*market, dict(counted), tuple(not_synced.get(market, ()))) for market, counted in states.items()
+    )
+
+
+def _measure(folder: Path) -> tuple[int, int | None]:
+    """Return what a folder takes on the disk, and what is free there. In a thread: it can hold thousands of files."""
+    taken = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    taken += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue  # compressed or deleted meanwhile
+        disk = os.statvfs(folder)
+    except OSError:
+        return taken, None
+    return taken, disk.f_bavail * disk.f_frsize

@@ -1,0 +1,131 @@
+"""The words for what the recorder is doing now: one document, which everything that watches is made of.
+
+Ages and lengths of time are seconds, instants ISO 8601.
+"""
+
+from typing import Any
+
+import attrs
+
+from collector_trio.ops.census import TcpSocket
+
+
+@attrs.frozen
+class StreamStatus:
+    """One stream. `ended` counts why its sessions ended; times are ISO 8601, ages in seconds."""
+
+    name: str
+    exchange: str
+    markets: tuple[str, ...]
+    url: str
+    subscriptions: int
+    state: str  # dialling, connecting, live, backing off, parked
+    session: int | None
+    live_since: str | None
+    peer: str
+    frames: int
+    bytes: int
+    frames_per_s: float
+    bytes_per_s: float
+    last_data_age_s: float | None
+    sessions: int
+    sessions_live: int
+    ended: dict[str, int]
+    last_ending: str | None
+
+
+@attrs.frozen
+class SocketStatus:
+    """The census: sockets by owner and state, and each of them."""
+
+    sessions_planned: int
+    sessions_open: int
+    open: int
+    unowned: int
+    by_state: dict[str, int]
+    by_owner: dict[str, dict[str, int]]
+    sockets: tuple[TcpSocket, ...]
+
+
+@attrs.frozen
+class JournalStatus:
+    """The journal: its running segment, what it takes on the disk and what this run has written, the next numbers."""
+
+    segment: int
+    bytes: int
+    written_bytes: int
+    free_bytes: int | None
+    frames_accepted: int
+    refusing: bool
+    next_frame: int
+    next_session: int
+
+
+@attrs.frozen
+class FollowerStatus:
+    """One follower. `lag_s`: for how long the oldest sealed segment has been waiting for it."""
+
+    name: str
+    pid: int | None
+    restarts: int
+    stored_segment: int
+    next_frame: int
+    lag_frames: int
+    lag_segments: int
+    lag_s: float
+
+
+@attrs.frozen
+class GapStatus:
+    """Gaps: open holes and what this run has seen (live, advisory), and what the ledger holds (stored, what counts)."""
+
+    open: int
+    seen: dict[str, int]
+    stored: dict[str, int]
+    missing_rows: dict[str, int]
+    divergence: int
+
+
+@attrs.frozen
+class BookStatus:
+    """The order books of one market by state, and which are not in step with their exchange."""
+
+    exchange: str
+    market: str
+    states: dict[str, int]
+    not_synced: tuple[str, ...]
+
+
+@attrs.frozen
+class Status:
+    """All of it: what /status.json, the metrics, the live table and both probes are made of."""
+
+    version: str
+    pid: int
+    started: str
+    uptime_s: float
+    data_dir: str
+    ready: bool
+    not_ready: tuple[str, ...]
+    healthy: bool
+    not_healthy: tuple[str, ...]
+    memory_bytes: int
+    event_loop_lag_s: float
+    streams: tuple[StreamStatus, ...]
+    sockets: SocketStatus
+    journal: JournalStatus
+    followers: tuple[FollowerStatus, ...]
+    gaps: GapStatus
+    books: tuple[BookStatus, ...]
+    rows: dict[str, int]
+    rejects: dict[str, int]
+    inexact_values: int
+
+    def document(self) -> dict[str, Any]:
+        """Return it as one JSON document with stable keys."""
+        return attrs.asdict(self)
+
+
+def market_of(stream: StreamStatus) -> str:
+    """Name the market in a label; "all" where a stream carries several."""
+    return stream.markets[0] if len(stream.markets) == 1 else "all"

@@ -1,0 +1,227 @@
+"""A status says what runs: readiness, health, rates and lags with their reasons."""
+
+import json
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from collector_trio.errors import ConnectionEnded
+from collector_trio.followers.cursor import Cursor
+from collector_trio.ops.lag import LoopLag
+from collector_trio.ops.state import STUCK_FOLLOWER_S, Sealed
+from collector_trio.streams.session import Watched
+
+from .conftest import Recorder
+
+
+async def test_a_market_without_streams_is_not_ready(recorder: Recorder, autojump_clock: MockClock) -> None:
+    live = recorder.add_stream("binance")
+    recorder.open_session(live, live_at=trio.current_time())
+    status = recorder.observer.look()
+    assert not status.ready
+    assert status.not_ready == (
+        "okx spot: no stream yet; its instruments are awaited, or list none of its symbols",
+    )  # fmt: skip
+
+
+async def test_it_is_ready_when_every_stream_is_live(recorder: Recorder, autojump_clock: MockClock) -> None:
+    for name in ("binance", "okx"):
+        recorder.open_session(recorder.add_stream(name), live_at=trio.current_time())
+    status = recorder.observer.look()
+    assert (status.ready, status.not_ready, status.healthy, status.not_healthy) == (True, (), True, ())
+
+
+async def test_the_reason_names_stream_state_and_how_its_last_session_ended(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    recorder.open_session(recorder.add_stream("binance"), live_at=0.0)
+    stream = recorder.add_stream("okx")
+    session = recorder.open_session(stream)
+    session.ending = ConnectionEnded("reset", "by peer")
+    stream.session, stream.last = None, session
+    assert recorder.observer.look().not_ready == ("okx.public/1: backing off after reset: by peer",)
+
+
+async def test_a_session_that_crashed_and_one_that_we_ended_differ(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    stream = recorder.add_stream("okx")
+    stream.session, stream.last = None, recorder.open_session(stream)
+    assert recorder.observer.look().streams[0].last_ending is None
+    stream.ended["crashed"] += 1
+    assert recorder.observer.look().streams[0].last_ending == "crashed"
+
+
+async def test_states_of_a_stream(recorder: Recorder, autojump_clock: MockClock) -> None:
+    stream = recorder.add_stream("binance")
+
+    def state() -> str:
+        return recorder.observer.look().streams[0].state
+
+    assert state() == "dialling"
+    recorder.open_session(stream, peer="")
+    assert state() == "dialling"
+    recorder.open_session(stream)
+    assert state() == "connecting"
+    recorder.open_session(stream, live_at=0.0)
+    assert state() == "live"
+    stream.session = None
+    assert state() == "backing off"
+    stream.parked = True
+    assert state() == "parked"
+
+
+async def test_a_journal_that_refuses_is_neither_ready_nor_healthy(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    for name in ("binance", "okx"):
+        recorder.open_session(recorder.add_stream(name), live_at=trio.current_time())
+    recorder.journal._refuse(0, "disk full")
+    status = recorder.observer.look()
+    assert "refuses" in status.not_ready[0]
+    assert "refuses" in status.not_healthy[0]
+    recorder.journal._refused_since_ns = None
+
+
+async def test_rates_are_means_over_the_last_seconds(recorder: Recorder, autojump_clock: MockClock) -> None:
+    stream = recorder.add_stream("binance")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.observer.run)
+        for _ in range(20):
+            await trio.sleep(1)
+            stream.frames_before += 7
+            stream.bytes_before += 700
+        status = recorder.observer.look().streams[0]
+        nursery.cancel_scope.cancel()
+    assert status.frames_per_s == pytest.approx(7, rel=0.3)
+    assert status.bytes_per_s == pytest.approx(100 * status.frames_per_s, rel=0.01)
+
+
+async def test_a_follower_lags_by_the_frames_it_has_not_stored_and_the_age_of_the_first_segment(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    recorder.journal.append(1, trio_now(recorder), [b"{}"] * 5)
+    recorder.observer.parts.sealed.add(1, trio_now(recorder))
+    await trio.sleep(12)
+    recorder.observer.parts.sealed.add(2, trio_now(recorder))
+    [follower] = recorder.observer.look().followers
+    assert (follower.lag_frames, follower.lag_segments, follower.lag_s) == (5, 2, 12.0)
+    recorder.cursor = Cursor(segment=2, next_frame=6)
+    [follower] = recorder.observer.look().followers
+    assert (follower.lag_frames, follower.lag_segments, follower.lag_s) == (0, 0, 0.0)
+
+
+def trio_now(recorder: Recorder) -> int:
+    return recorder.observer.parts.clock()
+
+
+async def test_a_follower_that_stores_nothing_for_long_is_not_healthy(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.observer.run)
+        for number in range(1, 20):
+            recorder.observer.parts.sealed.add(number, trio_now(recorder))
+            await trio.sleep(60)
+            recorder.cursor = Cursor(segment=number - 3)  # behind, but it moves
+        assert recorder.observer.look().healthy
+        await trio.sleep(STUCK_FOLLOWER_S + 2)
+        [reason] = recorder.observer.look().not_healthy
+        assert reason.startswith("follower tables: is running but has stored nothing for 30")
+        recorder.cursor = Cursor(segment=19)
+        assert recorder.observer.look().healthy
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_follower_with_nothing_to_store_is_healthy_for_ever(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.observer.run)
+        await trio.sleep(2 * STUCK_FOLLOWER_S)
+        recorder.observer.parts.sealed.add(1, trio_now(recorder))
+        await trio.sleep(2)
+        assert recorder.observer.look().healthy
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_age_of_data_goes_on_over_sessions(recorder: Recorder, autojump_clock: MockClock) -> None:
+    stream = recorder.add_stream("binance")
+    assert recorder.observer.look().streams[0].last_data_age_s is None
+    session = recorder.open_session(stream, live_at=trio.current_time())
+    session._watched = {("book", "BTCUSDT"): Watched(stream.plan.subscriptions[0], heard_at=trio.current_time())}
+    stream.session, stream.last = None, session
+    await trio.sleep(3)
+    assert recorder.observer.look().streams[0].last_data_age_s == 3.0
+    recorder.open_session(stream)  # which has brought nothing yet
+    assert recorder.observer.look().streams[0].last_data_age_s == 3.0
+
+
+async def test_the_journals_size_grows_with_what_is_written(recorder: Recorder, autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.observer.run)
+        with trio.fail_after(5):
+            while recorder.observer.look().journal.free_bytes is None:  # a thread measures
+                await trio.lowlevel.checkpoint()
+        before = recorder.observer.look().journal
+        recorder.journal.append(1, trio_now(recorder), [b"x" * 1000])
+        after = recorder.observer.look().journal
+        nursery.cancel_scope.cancel()
+    assert after.bytes - before.bytes == after.written_bytes - before.written_bytes >= 1000
+    assert after.frames_accepted == 1
+
+
+async def test_the_event_loops_lag_is_the_worst_of_the_last_seconds(autojump_clock: MockClock) -> None:
+    lag = LoopLag()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lag.run)
+        await trio.testing.wait_all_tasks_blocked()
+        autojump_clock.jump(3.5)  # as if one task had computed for three seconds
+        await trio.sleep(5)
+        assert lag.worst_s == pytest.approx(3.0)
+        await trio.sleep(15)
+        assert lag.worst_s == 0.0
+        nursery.cancel_scope.cancel()
+
+
+async def test_books_are_counted_by_state(recorder: Recorder, autojump_clock: MockClock) -> None:
+    _none, begun, synced = recorder.add_books("binance", "BTC-USDT", "ETH-USDT", "LTC-USDT")
+    [broken] = recorder.add_books("okx", "BTC-USDT")
+    begun.take(1, 10, 11, 0, 1, 0, None)
+    synced.take(1, 10, 11, 0, 1, 0, None)
+    synced.take_snapshot(10)
+    broken.take_whole(1, 10, 0, 1, None)
+    broken.take(1, 12, 13, 0, 2, 0, None)
+    recorder.continuity.changes()
+    status = recorder.observer.look()
+    binance, okx = status.books
+    assert binance.states == {"none": 1, "buffering": 1, "synced": 1, "broken": 0}
+    assert binance.not_synced == ("BTCUSDT", "ETHUSDT")
+    assert okx.states == {"none": 0, "buffering": 0, "synced": 0, "broken": 1}
+    assert status.gaps.open == 1
+    assert status.gaps.seen == {"book skipped": 1}
+
+
+async def test_the_document_is_json_with_stable_keys(recorder: Recorder, autojump_clock: MockClock) -> None:
+    recorder.open_session(recorder.add_stream("binance"), live_at=0.0)
+    recorder.totals = {"rows": {"trades binance spot": 3}, "gaps": {"trades disconnect": 1}, "missing": {"trades": 9}}
+    document = json.loads(json.dumps(recorder.observer.look().document()))
+    assert {"version", "pid", "ready", "not_ready", "streams", "sockets", "journal", "followers", "gaps", "books"} <= (
+        document.keys()
+    )
+    assert document["rows"] == {"trades binance spot": 3}
+    assert document["gaps"]["stored"] == {"trades disconnect": 1}
+    assert document["gaps"]["missing_rows"] == {"trades": 9}
+    assert document["sockets"]["by_state"]["CLOSE_WAIT"] == 0
+
+
+def test_sealed_segments_are_forgotten_once_all_have_stored_them() -> None:
+    sealed = Sealed()
+    for number in (1, 2, 3):
+        sealed.add(number, number * 10)
+    assert sealed.after(1) == (2, 20)
+    sealed.forget(2)
+    assert sealed.after(0) == (1, 30)
+    sealed.forget(3)
+    assert sealed.after(0) == (0, None)

@@ -1,0 +1,89 @@
+"""`status` prints what a running collector says, and one clear error where none is."""
+
+import io
+import json
+import socket
+
+import pytest
+import trio
+from rich.console import Console
+
+from collector_trio.commands import main
+from collector_trio.commands.status import _ask, _parts, _read, duration
+from collector_trio.errors import CollectorError
+from collector_trio.ops.site import make_site
+
+from .conftest import Recorder
+from .test_http import hello, serving
+
+
+def printed(text_of: dict[str, object]) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    for part in _parts(text_of):
+        console.print(part, soft_wrap=isinstance(part, str))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+async def test_it_shows_streams_sockets_lag_and_gaps(recorder: Recorder) -> None:
+    stream = recorder.add_stream("binance")
+    recorder.open_session(stream, live_at=trio.current_time())
+    stream.ended["reset"] = 2
+    stream.frames_before = 12_345
+    recorder.add_stream("okx")
+    recorder.totals = {"gaps": {"trades disconnect": 3}, "missing": {"trades": 17}}
+    recorder.add_books("binance", "BTC-USDT")
+    async with serving(make_site(recorder.observer.look, {}), recorder.observer.parts.owners) as port:
+        document = json.loads(await _ask(f"http://127.0.0.1:{port}"))
+    text = printed(document)
+    assert "binance.spot/1  live      12,345" in text
+    assert "reset 2" in text
+    assert "Not ready: okx.public/1: dialling" in text
+    assert "1 of 2 sessions open" in text
+    assert "http" in text
+    assert "follower tables: pid 4242" in text
+    assert "gaps: 0 holes open, missing 17 trades; so far: trades disconnect 3" in text
+    assert "books binance spot: 1 none; not synced: BTCUSDT" in text
+
+
+def test_nobody_there_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(SystemExit) as exit_:
+        main(["status", "--url", f"http://127.0.0.1:{port}"])
+    assert exit_.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nobody answers at http://127.0.0.1:{port} (")
+
+
+def test_a_url_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["status", "--url", "ftp://x"])
+    assert exit_.value.code == 2
+
+
+async def test_another_server_on_that_port_is_said() -> None:
+    async with serving(hello) as port:
+        url = f"http://127.0.0.1:{port}"
+        with pytest.raises(CollectorError, match="is not a collector's HTTP port"):
+            _read(url, await _ask(url))
+
+
+async def _say_nothing(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def test_a_server_that_does_not_finish_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector_trio.commands.status.PATIENCE_S", 0.05)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, _say_nothing, 0)
+        with pytest.raises(CollectorError, match="does not answer within"):
+            await _ask(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.04, "0.0 s"), (9.94, "9.9 s"), (61, "61 s"), (180, "3 min"), (18_600, "5 h 10 min"), (183_600, "2 d 3 h"),
+])  # fmt: skip
+def test_lengths_of_time_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
