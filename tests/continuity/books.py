@@ -102,6 +102,7 @@ class Recorder:
     rules: BookRules
     fold: Continuity = attrs.field(factory=Continuity)
     levels: Levels = attrs.field(factory=dict)
+    whole: Levels | None = None  # a snapshot that waits
     held: dict[Link, Change] = attrs.field(factory=dict)
     plain: list[Change] = attrs.field(factory=list)  # applied without a detour since the book was synced
     reloads: bool = False  # after each step, as if another process went on
@@ -138,7 +139,7 @@ class Recorder:
             assert verdict is Verdict.NEXT
             self._set(change)
             self.plain.append(change)
-        self.check()
+        self.check(healed=verdict is Verdict.LATE)
         return verdict
 
     def take_whole(self, session: int, count: int) -> Verdict:
@@ -148,7 +149,7 @@ class Recorder:
         verdict = self.track.take_whole(session, change.last, change.ns, self.frame, None)
         self.verdicts.append(verdict)
         if verdict is Verdict.EPOCH:
-            self.levels = self.truth.book(count)
+            self.levels, self.whole = self.truth.book(count), None
         else:
             assert verdict is Verdict.SEEN
         self.check()
@@ -157,8 +158,8 @@ class Recorder:
     def take_snapshot(self, number: int) -> Answer:
         """Take a snapshot that REST gives."""
         answer = self.track.take_snapshot(number)
-        if answer in (Answer.SYNCED, Answer.WAITS):
-            self.levels = self.truth.book_at(number)
+        if answer is not Answer.NOT_NEEDED:
+            self.whole = None if answer is Answer.TOO_OLD else self.truth.book_at(number)
         self.check()
         return answer
 
@@ -198,9 +199,14 @@ class Recorder:
     def _set(self, change: Change) -> None:
         self.levels.update((value % KEYS, value) for value in change.sets)
 
-    def check(self) -> None:
-        """Apply what can be applied; then a synced book must be the truth's."""
+    def check(self, *, healed: bool = False) -> None:
+        """Apply what can be applied, to the snapshot that waited unless late changes did without it.
+
+        Then a synced book must be the truth's.
+        """
         chain = self.chain
+        if chain.synced and self.whole is not None:
+            self.levels, self.whole = self.levels if healed else self.whole, None
         links, chain.apply = chain.apply, []
         for link in links:
             self._set(self.held[link])

@@ -115,15 +115,6 @@ def test_a_snapshot_that_waits_bridges_a_break_before_it(chain: type[Chain], num
     assert (applied(broken), broken.synced) == ([115], True)
 
 
-def test_a_second_snapshot_that_is_too_old_leaves_the_one_that_waits() -> None:
-    chain = spot()
-    chain.take(99, 105)
-    chain.take_snapshot(107)
-    assert chain.take_snapshot(90) is Answer.TOO_OLD
-    chain.take(105, 108)
-    assert chain.synced
-
-
 def test_an_old_snapshot_is_asked_again_and_the_changes_stay() -> None:
     chain = spot()
     chain.take(99, 105)
@@ -219,16 +210,14 @@ def test_late_links_that_close_the_gap_make_the_book_whole_again(chain: Chain) -
     assert (chain.synced, applied(chain)) == (True, [110, 115, 120])
 
 
-def test_what_was_there_gives_way_to_a_snapshot_that_waits_and_late_links_heal_nothing_then() -> None:
+def test_late_links_make_the_book_whole_though_a_snapshot_waits() -> None:
     chain = spot()
     chain.take(99, 105)
     chain.take_snapshot(105)
     chain.take(110, 115)
     assert chain.take_snapshot(117) is Answer.WAITS
     assert chain.take(105, 110) is LATE
-    assert not chain.synced
-    chain.take(115, 118)
-    assert (chain.synced, applied(chain)) == (True, [118])
+    assert (chain.synced, chain.snapshot, applied(chain)) == (True, None, [110, 115])
 
 
 def test_the_changes_before_a_gap_are_of_use_again_when_it_closes_before_the_first_snapshot() -> None:
@@ -239,6 +228,40 @@ def test_the_changes_before_a_gap_are_of_use_again_when_it_closes_before_the_fir
     chain.take(105, 110)
     assert chain.take_snapshot(103) is Answer.SYNCED
     assert applied(chain) == [105, 110, 115]
+
+
+def test_two_gaps_are_closed_when_both_are() -> None:
+    chain = futures()
+    chain.take(99, 105)
+    chain.take_snapshot(105)
+    for link in [(110, 115), (120, 125)]:
+        assert chain.take(*link) is BROKEN
+    assert chain.take(110, 115) is SEEN
+    assert chain.take(115, 120) is LATE
+    assert not chain.synced
+    assert chain.take(105, 110) is LATE
+    assert (chain.synced, applied(chain)) == (True, [110, 115, 120, 125])
+
+
+def test_late_changes_may_overlap_each_other_and_both_ends_of_the_gap() -> None:
+    chain = spot()
+    chain.take(99, 105)
+    chain.take_snapshot(105)
+    chain.take(115, 120)
+    assert [chain.take(103, 110), chain.take(108, 116)] == [LATE, LATE]
+    assert (chain.synced, applied(chain)) == (True, [110, 116, 120])
+
+
+def test_a_link_ahead_that_another_one_covers_is_seen_when_it_comes_again() -> None:
+    chain = spot()
+    chain.take(99, 105)
+    chain.take(110, 115)
+    assert chain.take(120, 121, wait=True) is AHEAD
+    assert chain.take(119, 125, wait=True) is AHEAD
+    chain.give_up()
+    assert (chain.tip, chain.is_pending) == (125, False)
+    assert chain.take(130, 140) is BROKEN
+    assert chain.take(120, 121) is SEEN
 
 
 def test_a_late_link_is_late_once() -> None:
@@ -258,6 +281,34 @@ def test_links_ahead_follow_once_what_was_missing_has_come() -> None:
     assert chain.take(105, 110, wait=True) is NEXT
     assert (chain.synced, chain.tip, applied(chain)) == (True, 120, [110, 115, 120])
     assert not chain.is_pending
+
+
+def test_a_change_of_the_run_that_reaches_back_into_the_gap_is_seen_when_it_comes_again() -> None:
+    chain = spot()
+    chain.take(99, 105)
+    chain.take(110, 115)
+    assert chain.take(108, 120) is NEXT
+    assert chain.take(108, 120) is SEEN
+
+
+def test_a_late_link_is_remembered_where_numbers_may_go_down() -> None:
+    chain = okx(at=100)
+    chain.take(120, 130)
+    assert chain.take(100, 120, late=True) is LATE
+    assert chain.synced
+    assert chain.take(100, 120) is SEEN
+
+
+def test_everything_that_may_be_applied_yet_is_kept_and_nothing_else() -> None:
+    chain = futures()
+    links = [(90, 100), (110, 120), (130, 140)]
+    for link in links:
+        chain.take(*link)
+    chain.take(102, 105)
+    chain.take(150, 160, wait=True)
+    assert chain.kept == {*links, (102, 105), (150, 160)}
+    chain.take_snapshot(140)
+    assert chain.kept == {(150, 160)}
 
 
 def test_giving_up_breaks_the_book_at_the_first_gap_and_leaves_what_waits_behind_the_next() -> None:
@@ -287,6 +338,29 @@ def test_an_unreadable_change_spoils_the_book_until_a_snapshot_behind_it() -> No
     assert applied(chain) == [115]
 
 
+def test_an_unreadable_change_behind_a_gap_makes_it_impossible_to_close() -> None:
+    chain = futures()
+    chain.take(99, 105)
+    chain.take_snapshot(105)
+    chain.take(110, 115)
+    chain.spoil(115)
+    assert chain.take(110, 115) is SEEN
+    assert chain.take(105, 110) is LATE
+    assert not chain.synced
+
+
+def test_an_unreadable_change_leaves_nothing_to_apply_and_no_snapshot_to_wait_for() -> None:
+    chain = futures()
+    chain.take(99, 105)
+    chain.take_snapshot(99)
+    assert chain.apply
+    chain.spoil(99)
+    assert applied(chain) == []
+    chain.take_snapshot(120)
+    chain.spoil(99)
+    assert chain.snapshot is None
+
+
 # Snapshots on the socket
 
 
@@ -311,6 +385,38 @@ def test_a_snapshot_on_the_run_of_a_broken_book_is_followed_by_what_came_behind_
         chain.take(*link)
     assert chain.take_whole(130) is EPOCH
     assert (chain.tip, applied(chain)) == (150, [140, 150])
+
+
+def test_a_snapshot_among_late_links_is_followed_by_them_and_by_what_came_behind() -> None:
+    chain = okx(at=100)
+    chain.take(130, 140)
+    assert chain.take(120, 130, late=True) is LATE
+    assert chain.take_whole(120) is EPOCH
+    assert (chain.tip, applied(chain)) == (140, [130, 140])
+
+
+def test_the_gap_behind_a_snapshot_may_hold_changes_that_came_before_it() -> None:
+    chain = okx(at=100)
+    chain.take(120, 130)
+    chain.take_whole(140, alone=False)
+    assert chain.take(100, 120, late=True) is LATE
+    assert chain.is_pending
+    assert chain.take(130, 140, late=True) is LATE
+    assert not chain.is_pending
+
+
+def test_links_ahead_of_a_snapshot_go_on_waiting_and_those_before_it_are_late() -> None:
+    chain = okx(at=100)
+    for link in [(110, 120), (140, 150)]:
+        chain.take(*link, link[1], wait=True)
+    assert chain.take_whole(130, 130, alone=False) is EPOCH
+    assert chain.take(110, 120, late=True) is SEEN
+    assert chain.take(130, 140) is NEXT
+    assert chain.tip == 150
+    assert chain.take(140, 150) is SEEN
+    chain.take(100, 110, late=True)
+    assert chain.take(120, 130, late=True) is LATE
+    assert not chain.is_pending
 
 
 def test_a_snapshot_that_is_older_than_a_synced_book_was_seen() -> None:

@@ -76,7 +76,7 @@ def test_more_holes_than_are_remembered_cost_the_oldest_and_what_comes_for_it_la
     assert [(hole.first, hole.last) for hole in coverage.forgotten] == [(1, 1), (3, 3)]
     assert not coverage.take(3, 3, 0)
     assert not coverage.take(0, 0, 0)
-    assert not coverage.take(3, 4, 0)
+    assert not coverage.take(2, 4, 0)
     assert coverage.take(5, 5, 0)
     assert coverage.take(2 * MOST_HOLES + 4, 2 * MOST_HOLES + 5, 0)
 

@@ -46,6 +46,26 @@ def test_a_hole_is_open_once_every_other_session_has_passed_it() -> None:
     assert tape.ledger() == [("open", 2, 2)]
 
 
+def test_a_session_passes_a_hole_with_the_next_trade_too() -> None:
+    tape = Tape()
+    tape.take(A, 1)
+    tape.take(B, 1)
+    tape.take(A, 3)
+    assert tape.take(B, 4)
+    assert tape.ledger() == [("open", 2, 2)]
+
+
+def test_a_session_that_fills_the_middle_of_a_hole_is_waited_for_above_and_not_below() -> None:
+    tape = Tape()
+    tape.take(A, 1)
+    tape.take(B, 1)
+    tape.take(A, 10)
+    tape.take(B, 5)
+    assert tape.ledger() == [("open", 2, 4)]
+    tape.take(B, 6, 9)
+    assert tape.ledger() == []
+
+
 def test_a_hole_is_open_once_every_other_session_has_ended() -> None:
     tape = Tape()
     for session in (A, B, C):
@@ -190,15 +210,15 @@ def test_once_the_next_trade_has_followed_nothing_is_explained_any_more(what: st
     assert tape.cause() is Cause.SKIPPED
 
 
-def test_a_backfill_between_two_sessions_does_not_hide_why_the_second_one_lacks_something() -> None:
+def test_a_backfill_does_not_hide_why_the_next_trade_does_not_follow() -> None:
     tape = Tape()
     tape.take(A, 1)
     tape.take(A, 3)
-    tape.end(A)
-    assert tape.take(B, 2)  # an answer of REST
-    tape.take(C, 6)
-    tape.end(B)
-    assert tape.cause() is Cause.DISCONNECT
+    tape.fold.process_started()
+    assert tape.take(B, 2)
+    tape.take(B, 6)
+    assert tape.ledger() == [("open", 4, 5)]
+    assert tape.rows[-1].cause is Cause.PROCESS_DOWN
 
 
 def test_a_hole_is_because_of_the_session_that_was_waited_for_when_that_one_ends() -> None:

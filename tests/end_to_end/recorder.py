@@ -30,12 +30,14 @@ def config_for(
     *,
     symbols: tuple[str, ...] = ("BTC-USDT", "ETH-USDT"),
     exchanges: tuple[str, ...] = ("binance", "okx"),
+    markets: tuple[str, ...] = ("spot",),
     segment: str = "2s",
 ) -> Config:
     listed = ", ".join(f'"{symbol}"' for symbol in symbols)
     records = "".join(
-        f'[[record]]\nexchange = "{name}"\nmarket = "spot"\nsymbols = [{listed}]\nchannels = ["trades", "book"]\n'
+        f'[[record]]\nexchange = "{name}"\nmarket = "{market}"\nsymbols = [{listed}]\nchannels = ["trades", "book"]\n'
         for name in exchanges
+        for market in markets
     )
     store = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\n'
     text = f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{store}{records}{endpoints}'
@@ -104,10 +106,15 @@ def store_what_is_left(data_dir: Path) -> None:
         open_tables(data_dir, structlog.get_logger()).store_sealed()
 
 
-def rows(data_dir: Path, table: str, columns: str = "*", order: str = "frame") -> list[tuple[Any, ...]]:
+NO_REST = "stream NOT LIKE '%.rest'"
+
+
+def rows(
+    data_dir: Path, table: str, columns: str = "*", order: str = "frame", where: str = "true"
+) -> list[tuple[Any, ...]]:
     """Read a table from its Parquet files alone, as any DuckDB user would."""
     files = f"{data_dir}/{table}/**/*.parquet"
-    query = f"SELECT {columns} FROM read_parquet('{files}') ORDER BY {order}"
+    query = f"SELECT {columns} FROM read_parquet('{files}') WHERE {where} ORDER BY {order}"
     with duckdb.connect() as connection:
         found = connection.sql(query).to_arrow_table()
     return list(zip(*(column.to_pylist() for column in found.columns), strict=True))

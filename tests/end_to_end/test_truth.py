@@ -26,15 +26,19 @@ def exactly(number: float, text: str) -> bool:
     return Decimal(repr(number)) == Decimal(text)
 
 
+def base_units(fact: TradeFact | BookFact, size: str) -> str:
+    return size if fact.contract_size is None else str(Decimal(size) * Decimal(fact.contract_size))
+
+
 def assert_trades_are(data_dir: Path, facts: list[TradeFact]) -> None:
-    columns = "exchange, market, symbol, id, price, size, side, ts, first_id, last_id, exact"
-    found = {(row[0], row[2], row[3]): row for row in rows(data_dir, "trades", columns)}
+    columns = "exchange, market, symbol, id, price, size, side, ts, first_id, last_id, exact, contracts"
+    found = {row[:4]: row for row in rows(data_dir, "trades", columns)}
     assert len(rows(data_dir, "trades", "id")) == len(facts) == len(found)
     for fact in facts:
-        row = found[fact.exchange, fact.symbol, fact.id]
-        assert row[1] == "spot"
+        row = found[fact.exchange, fact.market, fact.symbol, fact.number]
         assert exactly(row[4], fact.price)
-        assert exactly(row[5], fact.size)
+        assert exactly(row[5], base_units(fact, fact.size))
+        assert row[11] is None if fact.contract_size is None else exactly(row[11], fact.size)
         assert row[6] == fact.side
         assert row[7] == instant(fact.ts_us)
         assert row[10] is None
@@ -44,10 +48,11 @@ def assert_trades_are(data_dir: Path, facts: list[TradeFact]) -> None:
 
 def assert_books_are(data_dir: Path, facts: list[BookFact]) -> None:
     columns = "exchange, symbol, last_seq, prev_seq, first_seq, snapshot, bid_price, bid_size, ask_price, ask_size, ts"
-    found: dict[Any, Any] = {(row[0], row[1], row[2], row[5]): row for row in rows(data_dir, "book", columns)}
+    columns += ", market"
+    found: dict[Any, Any] = {(row[0], row[11], row[1], row[2], row[5]): row for row in rows(data_dir, "book", columns)}
     assert len(rows(data_dir, "book", "frame")) == len(facts) == len(found)
     for fact in facts:
-        row = found[fact.exchange, fact.symbol, fact.last_seq, fact.snapshot]
+        row = found[fact.exchange, fact.market, fact.symbol, fact.last_seq, fact.snapshot]
         assert row[10] == instant(fact.ts_us)
         if fact.exchange == "binance":
             assert row[4] == fact.first_seq
@@ -56,7 +61,7 @@ def assert_books_are(data_dir: Path, facts: list[BookFact]) -> None:
         for levels, prices, sizes in ((fact.bids, row[6], row[7]), (fact.asks, row[8], row[9])):
             assert len(levels) == len(prices) == len(sizes)
             assert all(exactly(number, text) for number, (text, _) in zip(prices, levels, strict=True))
-            assert all(exactly(number, text) for number, (_, text) in zip(sizes, levels, strict=True))
+            assert all(exactly(number, base_units(fact, text)) for number, (_, text) in zip(sizes, levels, strict=True))
 
 
 def tls() -> tuple[ssl.SSLContext, trustme.CA]:
@@ -76,9 +81,9 @@ async def test_after_a_run_without_faults_rows_are_the_truth(
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     data_dir = tmp_path / "data"
-    async with recording(data_dir, serve_with=serve_with) as running:
-        await running.until(running.all_live, "all streams live")
-        await trio.sleep(4)
+    async with recording(data_dir, serve_with=serve_with, markets=("spot", "perp")) as running:
+        await running.until(lambda: len(running.streams) == 5 and running.all_live(), "all streams live")
+        await trio.sleep(3)
         await running.quiesce()
     sent = [sent.fact for sent in running.server.truth.sent]
     assert all(sent.certain for sent in running.server.truth.sent)
@@ -92,5 +97,6 @@ def assert_frames_balance(data_dir: Path, running: Running) -> None:
     ((frames, with_rows, control, duplicate, ignored, rejected),) = rows(data_dir, "segments", classes, "1")
     assert frames == with_rows + control + duplicate + ignored + rejected
     assert rejected == duplicate == 0
-    assert frames == running.frames()
+    ((answers,),) = rows(data_dir, "sessions", "sum(frames)", "1", "stream LIKE '%.rest'")
+    assert frames == running.frames() + answers
     assert frames == rows(data_dir, "sessions", "sum(frames)", "1")[0][0]
