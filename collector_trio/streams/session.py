@@ -213,7 +213,7 @@ class Session:
                 continue
             watched = self._watched.get((BookDelta.channel, native_symbol))
             if watched is not None and watched.subscription.key not in self._broken:
-                due = max(now, (watched.asked_at or now) + MEND_FIRST_S)
+                due = now if watched.asked_at is None else max(now, watched.asked_at + MEND_FIRST_S)
                 self._broken[watched.subscription.key] = _Broken(watched, track, due)
                 self._broke.set()
         self._leg.unsynced.clear()

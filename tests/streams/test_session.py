@@ -311,3 +311,69 @@ async def test_a_cancelled_session_closes_its_connection_and_says_stopped(
         wire = await wire_of(network)
     assert wire.closed_at is not None
     assert [note.value["reason"] for note in notes(journal) if note.letter == "e"] == ["stopped"]
+
+
+# Books that are broken
+
+
+def okx_book(symbol: str, seq: int, previous: int) -> bytes:
+    row = {"asks": [["2", "1", "0", "1"]], "bids": [["1", "1", "0", "1"]], "ts": "1795000000000", "checksum": 0}
+    action = "snapshot" if previous == -1 else "update"
+    data = [row | {"seqId": seq, "prevSeqId": previous}]
+    arg = {"channel": "books", "instId": symbol}
+    return json.dumps({"arg": arg, "action": action, "data": data}, separators=(",", ":")).encode()
+
+
+def asked_for(wire: Wire) -> list[tuple[str, str]]:
+    """What was subscribed and unsubscribed, one argument a line."""
+    found = []
+    for text in wire.sent:
+        message = json.loads(text) if text.startswith("{") else {"op": "", "args": []}
+        found += [(message["op"], argument["instId"]) for argument in message["args"]]
+    return found
+
+
+async def test_a_broken_book_is_subscribed_again_alone_ever_more_rarely_until_its_snapshot_comes(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    session, network = session_of(plan_of("okx", ("BTC-USDT", "ETH-USDT"), ("book",)), journal), Network()
+    async with running(session, network) as ended:
+        wire = await wire_of(network)
+        for symbol in ("BTC-USDT", "ETH-USDT"):
+            wire.receive(okx_book(symbol, 100, -1), okx_book(symbol, 110, 100))
+        await trio.sleep(5)
+        del wire.sent[:]
+        broken_at, seq, times = trio.current_time(), 200, []
+        for _ in range(400):  # a tenth of a second each; one change was lost, and the numbers go on
+            before = len(asked_for(wire))
+            wire.receive(okx_book("BTC-USDT", seq + 10, seq), okx_book("ETH-USDT", seq, seq - 10 if seq > 200 else 110))
+            seq += 10
+            await trio.sleep(0.1)
+            if len(asked_for(wire)) > before:
+                times.append(trio.current_time() - broken_at)
+        assert {symbol for _, symbol in asked_for(wire)} == {"BTC-USDT"}
+        assert asked_for(wire)[:2] == [("unsubscribe", "BTC-USDT"), ("subscribe", "BTC-USDT")]
+        assert times == pytest.approx([0.1, 1.1, 3.1, 7.1, 15.1, 31.1], abs=0.2)
+        wire.receive(okx_book("BTC-USDT", 9000, -1), okx_book("BTC-USDT", 9010, 9000))
+        told = len(asked_for(wire))
+        for seq in range(9010, 9810, 10):
+            wire.receive(okx_book("BTC-USDT", seq + 10, seq))
+            await trio.sleep(1)
+        assert len(asked_for(wire)) == told
+        assert not ended
+
+
+async def test_a_book_that_has_no_snapshots_in_band_is_wanted_by_rest_once_it_changes(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    session, network = session_of(plan_of("binance", ("BTC-USDT", "ETH-USDT"), ("book",)), journal), Network()
+    wishes = session.snapshots
+    assert isinstance(wishes, Wishes)
+    async with running(session, network):
+        wire = await wire_of(network)
+        assert wishes.wanted == []
+        wire.receive(depth("ETHUSDT"))
+        assert wishes.wanted == ["ETH-USDT"]
+        wire.receive(depth("BTCUSDT"))
+        assert wishes.wanted == ["ETH-USDT", "BTC-USDT"]
+        assert all("UNSUBSCRIBE" not in text for text in wire.sent)
