@@ -19,7 +19,15 @@ import trio
 
 from collector_trio.journal.records import FORMAT, Batch, Letter, Note, encode_batch, encode_note
 from collector_trio.journal.recover import Numbers, save_numbers
-from collector_trio.journal.segments import journal_dir, point_at, point_nowhere, segment_path, sync_folder
+from collector_trio.journal.segments import (
+    journal_dir,
+    point_at,
+    point_nowhere,
+    segment_path,
+    state_copy,
+    sync_folder,
+    write_whole,
+)
 
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
@@ -45,6 +53,7 @@ class _File:
     size: int
     number: int
     opened_ns: int
+    state: bytes = b""  # what its end says
 
 
 @attrs.define
@@ -172,8 +181,10 @@ class Journal:
         os.close(file.fd)
         file.path.rename(file.path.with_suffix(".log"))
         sync_folder(file.path.parent)
-        with suppress(OSError):  # a copy for the day the segments are gone; the next seal writes it again
+        with suppress(OSError):  # copies for the day the segments are gone; the next seal writes them again
             save_numbers(self.data_dir, self.numbers)
+            if file.state:
+                write_whole(state_copy(self.data_dir), file.state)
 
     def _rotate_if_due(self, now_ns: int) -> bool:
         """Seal the running segment when it is old, large or of another UTC hour, and have one open. False when the disk
@@ -232,8 +243,9 @@ class Journal:
 
     def _write_end(self, ns: int) -> bool:
         """Write what a segment ends with: one record of two lines, so that there is no first without the second."""
-        record = b"" if self.state is None else encode_note(Letter.STATE, ns, self.state())
-        return self._write(record + encode_note(Letter.SEALED, ns, {}))
+        assert self._file is not None
+        self._file.state = b"" if self.state is None else encode_note(Letter.STATE, ns, self.state())
+        return self._write(self._file.state + encode_note(Letter.SEALED, ns, {}))
 
     def _write(self, record: bytes) -> bool:
         file = self._file

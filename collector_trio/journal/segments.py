@@ -52,6 +52,11 @@ def state_dir(data_dir: Path) -> Path:
     return data_dir / "state"
 
 
+def state_copy(data_dir: Path) -> Path:
+    """Return where the end of the last segment is kept, for when that segment is gone: one record, as in a segment."""
+    return state_dir(data_dir) / "continuity.record"
+
+
 def segment_path(folder: Path, number: int, opened_ns: int) -> Path:
     """Return the path of a segment while it is written."""
     opened = datetime.fromtimestamp(opened_ns // 1_000_000_000, UTC)

@@ -6,6 +6,7 @@ segment's end says, and from the records behind that.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from structlog.typing import FilteringBoundLogger
 from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.ledger import State
 from collector_trio.continuity.leg import Leg
+from collector_trio.errors import JournalError
 from collector_trio.exchanges.protocol import BookSnapshot, Exchange
 from collector_trio.instruments import Instrument
 from collector_trio.journal.meaning import take_note
 from collector_trio.journal.records import Batch, Damage, Letter, Note, read_records
-from collector_trio.journal.segments import journal_dir, list_segments
+from collector_trio.journal.segments import journal_dir, list_segments, state_copy
 
 
 @attrs.define
@@ -55,28 +57,37 @@ def recall(data_dir: Path, exchanges: Mapping[str, Exchange], log: FilteringBoun
     segment's end that says it.
     """
     tails: list[bytes] = []
-    continuity = Continuity()
+    said: bytes | None = None
     for segment in reversed(list_segments(journal_dir(data_dir))):
         try:
             data = segment.read()
-        except (OSError, ValueError) as error:
+        except (OSError, JournalError) as error:
             log.warning("segment unreadable, gaps are looked for anew", segment=segment.number, problem=str(error))
             break
         if (position := data.rfind(_STATE)) >= 0:
-            try:
-                state = next(read_records(data, position + 1))
-                assert isinstance(state, Note)
-                continuity = Continuity.load(state.value)
-            except (AssertionError, KeyError, TypeError, ValueError, cattrs.BaseValidationError) as error:
-                log.warning("state unreadable, gaps are looked for anew", segment=segment.number, problem=repr(error))
+            said = data[position + 1 :]
             break
         tails.append(data)
+    else:
+        with suppress(FileNotFoundError):
+            said = state_copy(data_dir).read_bytes()
+    continuity = Continuity() if said is None else _loaded(said, log)
     memory = _Memory(continuity, exchanges)
     for data in reversed(tails):
         for record in read_records(data):
             memory.feed(record)
     continuity.changes()  # what they meant for the ledger is the follower's to say
     return continuity
+
+
+def _loaded(record: bytes, log: FilteringBoundLogger) -> Continuity:
+    try:
+        state = next(read_records(record))
+        assert isinstance(state, Note)
+        return Continuity.load(state.value)
+    except (AssertionError, KeyError, StopIteration, TypeError, ValueError, cattrs.BaseValidationError) as error:
+        log.warning("state unreadable, gaps are looked for anew", problem=repr(error))
+        return Continuity()
 
 
 _STATE = b"\n#%s " % Letter.STATE.encode()
