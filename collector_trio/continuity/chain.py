@@ -181,12 +181,10 @@ class Chain:
         if self.synced:
             return Answer.NOT_NEEDED
         if self.tip is not None and seq < self.run_prev:
+            self.snapshot = None
             return Answer.TOO_OLD
         self.snapshot = seq
-        if self._bridge():
-            return Answer.SYNCED
-        self.healable = False  # what was there before the gap gives way to the snapshot
-        return Answer.WAITS
+        return Answer.SYNCED if self._bridge() else Answer.WAITS
 
     def remember(self, last: int) -> None:
         """Remember a number, to know it again when its order says nothing."""
@@ -253,7 +251,7 @@ class Chain:
     def _break(self, prev: int, last: int) -> None:
         assert self.tip is not None
         if self.synced:
-            self.synced, self.healable = False, self.good is None
+            self.synced, self.healable = False, True
             if self.good is None:
                 self.good = self.reach = self.tip
         elif self.good is None:
@@ -264,8 +262,6 @@ class Chain:
             self.late += self.run
             del self.late[:-LONGEST_RUN]
         self._begin(prev, last)
-        if self.snapshot is not None and self.snapshot < self.run_prev:
-            self.snapshot = None
 
     def _take_late(self, prev: int, last: int) -> Verdict:
         if (prev, last) in self.late:
@@ -295,7 +291,6 @@ class Chain:
         else:
             self.run_prev, self.run = self.before_prev, self.before + path + self.run
             self.good, self.before, self.late = None, [], []
-            self._bridge()
 
     def _bridge(self) -> bool:
         """Sync when the snapshot's number lies on the run; tell whether it does."""

@@ -57,12 +57,11 @@ class Hole:
 class Coverage:
     """Everything from `start` to `mark` was seen, but for `holes` (ascending, never touching).
 
-    What is below `floor` is not remembered: it counts as seen. `forgotten` are the holes that were there, or that were
-    when the exchange began to count again; who keeps the ledger empties it.
+    `forgotten` are older holes, the ids of which count as seen now, and those from before the exchange began to count
+    again; who keeps the ledger empties it.
     """
 
     start: int = 0
-    floor: int = -1
     mark: int = -1  # none yet
     start_ns: int | None = None
     mark_ns: int | None = None
@@ -75,20 +74,16 @@ class Coverage:
         An item above the mark may leave a hole below it, and so may a late one below the first ever seen.
         """
         if self.mark < 0 or last < self.start - REACH_BELOW:
-            self.start, self.mark, self.start_ns, self.mark_ns, self.floor = first, last, ns, ns, -1
+            self.start, self.mark, self.start_ns, self.mark_ns = first, last, ns, ns
             self.forgotten += self.holes
             self.holes.clear()
             return True
-        if last < self.floor:
-            return False
-        first = max(first, self.floor)
         new = False
         if last > self.mark:
             if first > self.mark + 1:
                 self.holes.append(Hole(self.mark + 1, first - 1, self.mark_ns, ns))
                 while len(self.holes) > MOST_HOLES:
                     self.forgotten.append(self.holes.pop(0))
-                    self.floor = self.forgotten[-1].last + 1
             before, self.mark, self.mark_ns = self.mark, last, ns
             if first > before:
                 return True

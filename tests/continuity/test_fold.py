@@ -104,6 +104,17 @@ def test_a_link_waits_for_another_session_until_that_one_has_passed_too() -> Non
     assert book.track.chain.tip == 130
 
 
+def test_the_time_of_the_book_is_that_of_the_link_which_waited_for_another_session() -> None:
+    book = Futures()
+    book.take(B, 90, 100)
+    book.take(A, 110, 120)
+    assert book.take(B, 100, 110) is NEXT
+    assert book.track.tip_ns == 120 * MS
+    book.take(A, 130, 140)
+    book.take(B, 130, 140)
+    assert book.row().from_ns == 120 * MS
+
+
 def test_a_link_that_only_the_last_session_brings_ahead_is_not_lost() -> None:
     """A brought one and ended, B another: the gap is before the first of them."""
     book = Futures()
@@ -125,6 +136,25 @@ def test_links_wait_no_longer_than_two_seconds_of_ticks() -> None:
     assert book.rows() == []
     book.fold.tick(since + PATIENCE_NS)
     assert book.rows() == [("open", 101, 110)]
+
+
+@pytest.mark.parametrize("end", ["tick", "leave", "seen"])
+def test_giving_up_may_sync_the_book_with_the_snapshot_that_waited(end: str) -> None:
+    fold = Continuity()
+    track = fold.book_track(BTC, FUTURES)
+    for session in (A, B):
+        track.take(session, 90, 100, 100 * MS, 1, 1, None)
+    assert track.take(A, 110, 120, 120 * MS, 2, 2, None) is AHEAD
+    assert track.take_snapshot(115) is Answer.WAITS
+    if end == "tick":
+        fold.tick(2 + PATIENCE_NS)
+    elif end == "leave":
+        fold.session_ended(B, "closed", "")
+    else:
+        assert track.take(B, 110, 120, 120 * MS, 3, 3, None) is SEEN
+    assert (track.chain.synced, track.chain.apply) == (True, [(110, 120)])
+    (row,) = fold.changes()
+    assert (row.state, row.first_missing, row.last_missing) == (State.LOST, 101, 110)
 
 
 # Why
@@ -173,6 +203,28 @@ def test_what_broke_the_book_once_does_not_explain_the_next_break() -> None:
     book.fold.changes()
     book.take(B, 130, 140)
     assert book.row().cause is Cause.SKIPPED
+
+
+def test_what_explained_a_break_that_was_waited_for_does_not_explain_the_next() -> None:
+    book = Futures()
+    book.take(B, 90, 100)
+    book.fold.session_ended(B, "closed", "")
+    book.take(B + 1, 90, 100)
+    for session in (A, B + 1):
+        book.take(session, 110, 120)
+    assert book.row().cause is Cause.DISCONNECT
+    book.track.take_snapshot(120)
+    book.fold.changes()
+    for session in (A, B + 1):
+        book.take(session, 130, 140)
+    assert book.row().cause is Cause.SKIPPED
+
+
+def test_what_a_session_could_not_use_is_forgotten_with_it() -> None:
+    fold = Continuity()
+    fold.rejected[A] = 1, "no JSON"
+    fold.session_ended(A, "closed", "")
+    assert not fold.rejected
 
 
 def test_a_change_that_cannot_be_read_opens_a_gap_behind_the_one_before() -> None:
@@ -245,12 +297,25 @@ def test_a_new_sessions_snapshot_may_be_behind_the_old_one_and_nothing_is_lost()
 def test_what_nobody_brings_of_before_a_snapshot_is_lost_after_two_seconds_of_ticks() -> None:
     book = Okx()
     book.whole(B, 130)
+    book.take(B, 130, 140)
     book.fold.tick(10 * SECOND)
     book.fold.tick(10 * SECOND + PATIENCE_NS - 1)
     assert book.rows() == []
     book.fold.tick(10 * SECOND + PATIENCE_NS)
-    assert book.rows() == [("lost", 101, 130)]
+    row = book.row()
+    assert (row.state, row.first_missing, row.last_missing) == (State.LOST, 101, 130)
+    assert (row.from_ns, row.to_ns) == (100 * MS, 130 * MS)
     assert book.track.chain.synced
+
+
+def test_a_gap_that_a_snapshot_and_late_links_close_before_anyone_looks_is_none() -> None:
+    book = Okx()
+    book.take(A, 120, 130)
+    book.whole(B, 140)
+    assert book.rows() == []
+    assert [book.take(A, 100, 120), book.take(A, 130, 140)] == [LATE, LATE]
+    assert book.rows() == []
+    assert not book.track.is_pending
 
 
 def test_what_the_session_that_ended_did_not_bring_of_before_a_snapshot_is_lost() -> None:
@@ -265,6 +330,19 @@ def test_a_snapshot_whose_numbers_begin_anew_is_an_epoch_with_no_last_missing_nu
     assert book.whole(A, 7, ms=140) is EPOCH
     assert book.rows() == [("lost", 101, None)]
     assert book.take(A, 7, 150) is NEXT
+
+
+def test_a_link_of_before_the_gap_is_not_late() -> None:
+    book = Okx()
+    book.take(A, 120, 130)
+    assert book.take(B, 80, 90) is SEEN
+
+
+def test_a_link_that_is_remembered_was_seen_however_late_it_comes_again() -> None:
+    book = Okx()
+    book.take(A, 100, 110)
+    book.take(A, 110, 1_000_000)
+    assert book.take(B, 100, 110) is SEEN
 
 
 def test_a_link_of_long_before_is_not_taken_for_late_when_the_exchanges_clock_went_back() -> None:
