@@ -22,6 +22,7 @@ from collector_trio.streams.listing import listing_threads, weight_budget
 from collector_trio.streams.supervisor import Surroundings, backoff
 
 AT_ONCE = 4  # requests in flight per market
+WAITS_S = 30.0  # how long the changes up to a snapshot may take to come
 CRASHED_S = 30.0  # how long a symbol rests after a bug
 
 
@@ -33,12 +34,14 @@ class Snapshots:
     market: str
     base_url: str
     _wanted: dict[str, tuple[Instrument, BookTrack]] = attrs.field(factory=dict)
-    _asked: set[str] = attrs.field(factory=set)
+    _asked: dict[str, trio.Event] = attrs.field(factory=dict)  # set when what waited for changes is of no use any more
     _news: trio.Event = attrs.field(factory=trio.Event)
 
     def want(self, instrument: Instrument, track: BookTrack) -> None:
         """Ask for the book of `instrument`, unless that is being done."""
-        if instrument.native_symbol not in self._asked:
+        if instrument.native_symbol in self._asked:
+            self._asked[instrument.native_symbol].set()
+        else:
             self._wanted[instrument.native_symbol] = instrument, track
             self._news.set()
 
@@ -50,26 +53,32 @@ class Snapshots:
                 await self._news.wait()
                 self._news = trio.Event()
                 for native_symbol, (instrument, track) in self._wanted.items():
-                    self._asked.add(native_symbol)
+                    self._asked[native_symbol] = trio.Event()
                     nursery.start_soon(self._obtain, instrument, track, limiter, around)
                 self._wanted.clear()
 
     async def _obtain(
         self, instrument: Instrument, track: BookTrack, limiter: trio.CapacityLimiter, around: Surroundings
     ) -> None:
-        """Ask until the book is synced, or waits for changes that will sync it."""
+        """Ask until the book is synced."""
         try:
             for delay_s in backoff(around.random):
                 async with limiter:
-                    retry_after_s = await self._ask(instrument, track, around) if track.wants_snapshot else 0.0
-                if not track.wants_snapshot:
+                    retry_after_s = 0.0 if _is_synced(track) else await self._ask(instrument, track, around)
+                if _is_synced(track):
                     return
+                if not track.wants_snapshot:  # it has one, which waits for changes up to it
+                    news = self._asked[instrument.native_symbol] = trio.Event()
+                    with trio.move_on_after(WAITS_S):
+                        await news.wait()
+                    if _is_synced(track):
+                        return
                 await trio.sleep(max(delay_s, retry_after_s))
         except Exception:  # as with streams: a bug here must not end what others record
             around.log.exception("snapshot crashed", exchange=self.exchange.NAME, symbol=instrument.symbol)
             await trio.sleep(CRASHED_S)
         finally:
-            self._asked.discard(instrument.native_symbol)
+            del self._asked[instrument.native_symbol]
 
     async def _ask(self, instrument: Instrument, track: BookTrack, around: Surroundings) -> float:
         """Ask once, and let the track have the answer; return the seconds the venue wants us to wait."""
@@ -80,7 +89,7 @@ class Snapshots:
             raise ValueError(f"{exchange.NAME} gives no snapshots of {instrument.symbol} by REST")
         weight = weight_budget(exchange, self.market, around)
         await weight.take(min(request.weight, weight.rate.limit))
-        if not track.wants_snapshot:
+        if track.chain.synced:
             return 0.0
         session = journal.next_session()
         facts = {
@@ -119,3 +128,8 @@ class Snapshots:
         else:
             log.debug("snapshot of no use", reason=decoded.reason)
         return 0.0
+
+
+def _is_synced(track: BookTrack) -> bool:
+    """Tell whether the book is whole by now: what others do while we wait changes it."""
+    return track.chain.synced

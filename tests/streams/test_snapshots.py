@@ -192,3 +192,24 @@ async def test_a_bug_with_one_symbol_is_logged_and_the_others_are_asked_for(
         await kept_for(3, desk, around(journal, rest))
     assert good[1].chain.synced
     assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["snapshot crashed"]
+
+
+async def test_an_answer_that_is_never_reached_is_asked_for_again_after_a_while_and_at_once_when_it_is_of_no_use(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    rest, desk = Rest(takes_s=0.0), Snapshots(BINANCE, "spot", "https://example.org")
+    rest.says = [10**9, 10**9, 200]
+    surroundings = around(journal, rest)
+    instrument, track = unsynced(surroundings, "BTC-USDT")
+    desk.want(instrument, track)
+
+    async def lose_a_change() -> None:
+        await trio.sleep(40)
+        track.take(1, 2 * 10**9, 2 * 10**9 + 1, 0, 2, 0, None)  # the number waited for lies in what was lost
+        assert track.wants_snapshot
+        desk.want(instrument, track)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lose_a_change)
+        nursery.start_soon(kept_for, 60, desk, surroundings)
+    assert [at for at, _ in rest.asked][:3] == [0, snapshots.WAITS_S + 1, 40 + 2]
