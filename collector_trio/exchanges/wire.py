@@ -1,6 +1,7 @@
 """What JSON from any exchange needs: a second, tolerant reading, and checks that a text is a number."""
 
 import json
+import re
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
@@ -54,16 +55,12 @@ def is_number(text: str) -> bool:
 
 
 def are_numbers(price: str, size: str) -> bool:
-    """Tell whether both are: what `is_number` says of each, at half its cost when they are spelled plainly."""
-    if (
-        price.replace(".", "", 1).isdecimal()
-        and size.replace(".", "", 1).isdecimal()
-        and price.isascii()
-        and size.isascii()
-        and len(price) + len(size) <= _MAX_EXPONENT
-    ):
-        return True
-    return is_number(price) and is_number(size)
+    """Tell whether both are: what `is_number` says of each, in one look where they are spelled plainly."""
+    return _two_plain(f"{price} {size}") is not None or (is_number(price) and is_number(size))
+
+
+# With one space in it the text has no other between two numbers; each is far shorter than `is_number` allows.
+_two_plain = re.compile(r"[0-9]{1,99}\.?[0-9]{0,99} [0-9]{1,99}\.?[0-9]{0,99}").fullmatch
 
 
 def number_or_none(text: str | None) -> str | None:
@@ -89,26 +86,6 @@ def parse_levels(side: bytes) -> list[tuple[str, str]]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return [(price, size) for price, size, *_ in levels]
-
-
-def is_plain_side(side: bytes, stride: int) -> bool:
-    """Tell whether `side` is a list of levels of exactly `stride` quoted plain numbers, without white space.
-
-    Digits and points are deleted and the rest compared with what it must be: 1 ns per byte. Whether each text is a
-    number ("1.2.3" is not) the conversion to columns finds out.
-    """
-    count = side.count(b"[") - 1
-    if count < 1:  # "[5]" without its digit would pass for "[]"
-        return side == b"[]"
-    return side.translate(None, b"0123456789.") == _skeleton(stride, count)
-
-
-_UNITS = {stride: b"[" + b",".join([b'""'] * stride) + b"]" for stride in range(1, 9)}
-
-
-def _skeleton(stride: int, count: int) -> bytes:
-    unit = _UNITS[stride]
-    return b"[" + b",".join([unit] * count) + b"]"
 
 
 def check_book(bids: bytes, asks: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from collector_trio.followers.fold import Place
+from collector_trio.followers.chunks import Place
 from collector_trio.journal.segments import sync_folder
 from collector_trio.tables import TABLES, Kind
 

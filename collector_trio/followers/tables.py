@@ -17,7 +17,8 @@ from collector_trio.continuity.fold import Continuity
 from collector_trio.errors import JournalError
 from collector_trio.followers import state
 from collector_trio.followers.cursor import Checkpoint, Cursor, load_checkpoint, save_checkpoint, segments_behind
-from collector_trio.followers.fold import Fold, Naming
+from collector_trio.followers.fold import Fold
+from collector_trio.followers.naming import Naming
 from collector_trio.followers.publish import clear_leftovers, publish
 from collector_trio.journal.records import Batch, Letter, Note, read_records
 from collector_trio.journal.segments import Segment
@@ -105,7 +106,7 @@ class Tables:
 
 
 def open_tables(data_dir: Path, log: FilteringBoundLogger) -> Tables:
-    """Go on where the cursor is: remove what a crash left, and keep pyarrow to one core. The caller holds the cursor."""
+    """Go on where the cursor is, without what a crash left; pyarrow keeps to one core. The caller holds the cursor."""
     clear_leftovers(data_dir)
     pa.set_cpu_count(1)
     checkpoint = load_checkpoint(data_dir)

@@ -13,7 +13,8 @@ import attrs
 import pytest
 
 from collector_trio.exchanges import EXCHANGES
-from collector_trio.followers.fold import Fold, Naming
+from collector_trio.followers.fold import Fold
+from collector_trio.followers.naming import Naming
 from collector_trio.instruments import Instrument
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

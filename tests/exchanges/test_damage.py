@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector_trio.exchanges import EXCHANGES
-from collector_trio.followers.fold import CHUNK
+from collector_trio.followers.intake import CHUNK
 from collector_trio.instruments import Instrument
 
 from .readings import Folded, difference, fold, read_plainly

@@ -255,7 +255,7 @@ def test_what_a_crash_left_half_built_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "tmp").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"segment": 2}', b'[2, 3]'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"segment": 2}', b"[2, 3]"])
 def test_a_cursor_that_cannot_be_read_means_storing_all_again_under_the_same_names(
     tmp_path: Path, content: bytes
 ) -> None:

@@ -91,7 +91,7 @@ def test_rows_do_not_depend_on_how_many_wait_to_become_columns(
     records: list[Batch | Note], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = folded(records)
-    monkeypatch.setattr("collector_trio.followers.fold.CHUNK", 3)
+    monkeypatch.setattr("collector_trio.followers.intake.CHUNK", 3)
     assert folded(records) == whole
 
 

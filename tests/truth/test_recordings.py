@@ -11,7 +11,8 @@ import attrs
 import pytest
 
 from collector_trio.continuity.fold import Continuity
-from collector_trio.followers.fold import Fold, Naming
+from collector_trio.followers.fold import Fold
+from collector_trio.followers.naming import Naming
 from collector_trio.journal.records import Batch, Letter, Note
 
 from ..exchanges.readings import SHARED, Recorded, jsonl, needs_shared, recorded
@@ -158,8 +159,8 @@ def test_books_end_as_other_programs_books_end(recording: Recording, done: Any, 
         symbol = OKX_SYMBOLS.get(final["symbol"], final["symbol"])
         if recording.exchange == "binance":
             symbol = symbol.removesuffix("-PERP").replace("-", "")
-        slot = fold._books[f"{recording.exchange} {recording.market} {symbol}"]
-        assert (slot.book.bids, slot.book.asks) == levels(final)
+        book = fold.book(recording.exchange, recording.market, symbol)
+        assert (book.bids, book.asks) == levels(final)
 
 
 # Frames taken out by the test

@@ -1,0 +1,283 @@
+"""Every frame is decoded and classified: rows, control, duplicate, ignored with its reason, or reject.
+
+The counts always add up to the frames taken, which is the frame equation of the table `segments`. Rows wait as the
+typed messages they are and become columns `CHUNK` at a time. With a `Continuity` what was seen before is left out.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from collector_trio.continuity.fold import Continuity
+from collector_trio.continuity.tracks import TradeTrack
+from collector_trio.exchanges import EXCHANGES
+from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, Ignored, Reject, Row, Trade
+from collector_trio.followers.chunks import ALL, Finished, Line, Place, Waiting
+from collector_trio.followers.keeping import Books, KeptBook
+from collector_trio.followers.naming import Naming
+from collector_trio.followers.notes import LedgerRows
+from collector_trio.followers.rows import trade_columns
+
+CHUNK = 4096  # messages turned into columns at once: large enough to be fast, small enough to stay in the cache
+
+# Hears of every frame: its number, class, and reason; or, of each row, the native symbol.
+OnClassified = Callable[[int, str, str], None]
+
+
+@attrs.frozen(cache_hash=True)
+class Speaker:
+    """Who sent a frame: an exchange, of some of its markets. A session is a speaker, and so is a REST endpoint."""
+
+    exchange: str
+    markets: tuple[str, ...]
+
+    @property
+    def market(self) -> str:
+        """The one market, or that it is not one."""
+        return self.markets[0] if len(self.markets) == 1 else ALL
+
+
+UNKNOWN = Speaker(ALL, ())
+
+
+@attrs.define(eq=False)
+class _Trades:
+    """Where the trades of one instrument go."""
+
+    waiting: Waiting
+    track: TradeTrack | None
+
+
+@attrs.define(eq=False)
+class _Known:
+    """The instruments a speaker has spoken of, by native symbol, and all that waits of them."""
+
+    trades: dict[str, _Trades] = attrs.field(factory=dict)
+    books: dict[str, KeptBook] = attrs.field(factory=dict)
+    waiting: dict[Place, Waiting] = attrs.field(factory=dict)
+
+
+class Intake:
+    """Takes frames; the rows are in `finished` once they are flushed."""
+
+    def __init__(
+        self, naming: Naming, continuity: Continuity | None, finished: Finished, ledger: LedgerRows,
+        on_classified: OnClassified | None = None,
+    ) -> None:  # fmt: skip
+        self.naming = naming
+        self.continuity = continuity
+        self.books = Books(continuity, finished, ledger, self._withdrawn)
+        self.counts: Counter[str] = Counter()  # frames by class
+        self.ignored: Counter[str] = Counter()  # frames by reason
+        self.rejects: Counter[str] = Counter()  # the same, never set back
+        self._finished = finished
+        self._ledger = ledger
+        self._on_classified = on_classified
+        self._known: dict[Speaker, _Known] = {}
+        self._waiting: dict[Place, Waiting] = {}
+        self._rejected: dict[Speaker, list[tuple[Line, str, bytes]]] = {}
+
+    def begin(self) -> None:
+        """Begin to count anew."""
+        self.counts, self.ignored = Counter(), Counter()
+
+    def take(
+        self, speaker: Speaker, frames: Sequence[bytes], session: int | None, first: int, received_ns: int
+    ) -> None:
+        """Take frames that were received together; the first has number `first`."""
+        decode, take_next = EXCHANGES[speaker.exchange].decode, self.books.take_next
+        known = self._known.get(speaker)
+        if known is None:
+            known = self._known[speaker] = _Known()
+        trades, books = known.trades, known.books
+        rejected = None if self.continuity is None or session is None else self.continuity.rejected.get(session)
+        watched = self._on_classified is not None
+        rows = duplicates = 0
+        for number, frame in enumerate(frames, first):
+            decoded = decode(frame)
+            if isinstance(decoded, (tuple, list)):
+                if len(decoded) == 1 and not watched:  # what nearly every frame is, without detours
+                    row = decoded[0]
+                    if isinstance(row, Trade):
+                        slot = trades.get(row.native_symbol)
+                        if slot is not None:
+                            track, covers = slot.track, row.covers
+                            if track is not None and session is not None and covers is not None:
+                                last = row.id
+                                new = track.take(
+                                    session, last - covers + 1, last, row.exchange_ns, number, received_ns, rejected
+                                )
+                                if track.dirty:
+                                    self._ledger.news = True
+                                if not new:
+                                    duplicates += 1
+                                    continue
+                            rows += 1
+                            slot.waiting.rows.append(row)
+                            slot.waiting.numbers.append(number)
+                            continue
+                    else:
+                        kept = books.get(row.native_symbol)
+                        if kept is not None and take_next(kept, row, session, number, received_ns, frame):
+                            rows += 1
+                            continue
+                new_rows = self._take_rows(speaker, known, decoded, frame, (session, number, received_ns))
+                if new_rows is not None:
+                    rows, duplicates = rows + new_rows, duplicates + 1 - new_rows
+            elif isinstance(decoded, Control):
+                self.counts["control"] += 1
+                self._classified(number, "control", f"{decoded.kind}: {decoded.text}" if decoded.text else decoded.kind)
+            elif isinstance(decoded, Ignored):
+                self.ignore(number, decoded.reason)
+                self._take_number(speaker, decoded, (session, number, received_ns))
+            elif isinstance(decoded, Reject):
+                self.reject(speaker, (session, number, received_ns), decoded.reason, frame)
+                if session is not None and self.continuity is not None:
+                    rejected = self.continuity.rejected[session] = number, decoded.reason
+        if rows:
+            self.counts["rows"] += rows
+        if duplicates:
+            self.counts["duplicate"] += duplicates
+        for place, waiting in known.waiting.items():
+            waiting.end_stretch(session, received_ns)
+            if len(waiting.rows) >= CHUNK:
+                self._flush(place, waiting)
+
+    def _take_rows(
+        self, speaker: Speaker, known: _Known, rows: Sequence[Row], frame: bytes, line: Line
+    ) -> int | None:  # fmt: skip
+        """Take the rows of one frame: 1 if any is new, 0 if none is, None if the frame is rejected."""
+        session, number, received_ns = line
+        for row in rows:
+            if not self._is_open(speaker, known, row.channel, row.native_symbol):
+                self.reject(speaker, line, f"unknown instrument {row.native_symbol}", frame)
+                return None
+        kept = 0
+        for row in rows:
+            if isinstance(row, Trade):
+                slot = known.trades[row.native_symbol]
+                new = self._take_trade(slot.track, row, line)
+                if new:
+                    slot.waiting.rows.append(row)
+                    slot.waiting.numbers.append(number)
+            else:
+                new = self.books.take(known.books[row.native_symbol], row, session, number, received_ns, frame)
+            kept += new
+            self._classified(number, "row", row.native_symbol)
+        return min(kept, 1)
+
+    def _take_trade(self, track: TradeTrack | None, row: Trade, line: Line) -> bool:
+        session, number, received_ns = line
+        if track is None or session is None or self.continuity is None or row.covers is None:
+            return True
+        first, rejected = row.id - row.covers + 1, self.continuity.rejected.get(session)
+        new = track.take(session, first, row.id, row.exchange_ns, number, received_ns, rejected)
+        self._ledger.look(track)
+        return new
+
+    def _take_number(self, speaker: Speaker, ignored: Ignored, line: Line) -> None:
+        """Where a number in the sequence of trades was no trade, it is not missing."""
+        session, number, received_ns = line
+        if session is None or self.continuity is None or ignored.trade_id is None or ignored.native_symbol is None:
+            return
+        instrument = self.naming.find(speaker.exchange, speaker.markets, ignored.native_symbol)
+        if instrument is not None:
+            track = self.continuity.trade_track(instrument)
+            at_ns = track.coverage.mark_ns or 0
+            track.take(session, ignored.trade_id, ignored.trade_id, at_ns, number, received_ns, None)
+            self._ledger.look(track)
+
+    def _is_open(self, speaker: Speaker, known: _Known, channel: str, native_symbol: str) -> bool:
+        """Tell whether it is known where rows of an instrument go; False: nobody described it."""
+        if native_symbol in (known.trades if channel == Trade.channel else known.books):
+            return True
+        instrument = self.naming.find(speaker.exchange, speaker.markets, native_symbol)
+        if instrument is None:
+            return False
+        place = (channel, instrument.exchange, instrument.market)
+        waiting = known.waiting[place] = self.waiting(place)
+        waiting.instruments[native_symbol] = instrument
+        if channel == Trade.channel:
+            track = None if self.continuity is None else self.continuity.trade_track(instrument)
+            known.trades[native_symbol] = _Trades(waiting, track)
+        else:
+            known.books[native_symbol] = self.books.keep(instrument, place, waiting)
+        return True
+
+    def waiting(self, place: Place) -> Waiting:
+        """Return what waits of one place."""
+        return self._waiting.setdefault(place, Waiting())
+
+    def take_answer(self, speaker: Speaker, native_symbol: str, frame: bytes, line: Line) -> None:
+        """Take what REST said when it was asked for a whole book."""
+        decoded = EXCHANGES[speaker.exchange].decode_snapshot(speaker.market, native_symbol, frame)
+        if isinstance(decoded, Reject):
+            self.reject(speaker, line, decoded.reason, frame)
+        elif isinstance(decoded, Ignored):
+            self.ignore(line[1], decoded.reason)
+        else:
+            self._take_snapshot(speaker, decoded, frame, line)
+
+    def _take_snapshot(self, speaker: Speaker, snapshot: BookSnapshot, frame: bytes, line: Line) -> None:
+        known = self._known.setdefault(speaker, _Known())
+        if not self._is_open(speaker, known, BookDelta.channel, snapshot.native_symbol):
+            self.reject(speaker, line, f"unknown instrument {snapshot.native_symbol}", frame)
+            return
+        answer = self.books.take_snapshot(known.books[snapshot.native_symbol], snapshot, line)
+        if answer is None:
+            self.counts["rows"] += 1
+            self._classified(line[1], "row", snapshot.native_symbol)
+        else:
+            self.ignore(line[1], answer)
+
+    # Frames without rows
+
+    def ignore(self, number: int, reason: str) -> None:
+        """Count a frame that is understood and of no use."""
+        self.counts["ignored"] += 1
+        self.ignored[reason] += 1
+        self._classified(number, "ignored", reason)
+
+    def reject(self, speaker: Speaker, line: Line, reason: str, frame: bytes) -> None:
+        """Keep a frame that cannot be used."""
+        self.counts["rejected"] += 1
+        self.rejects[reason] += 1
+        rejected = self._rejected.setdefault(speaker, [])
+        rejected.append((line, reason, frame))
+        if len(rejected) >= CHUNK:
+            self._flush_rejected(speaker)
+        self._classified(line[1], "reject", reason)
+
+    def _withdrawn(self, place: Place, line: Line, reason: str, frame: bytes) -> None:
+        self.counts["rows"] -= 1
+        self.reject(Speaker(place[1], (place[2],)), line, reason, frame)
+
+    def _classified(self, frame: int, what: str, text: str) -> None:
+        if self._on_classified is not None:
+            self._on_classified(frame, what, text)
+
+    # To columns
+
+    def forget_instruments(self) -> None:
+        """Find every instrument anew: some have other terms. Nothing may wait."""
+        self._known.clear()
+
+    def flush(self) -> None:
+        """Turn everything that waits into columns."""
+        for place, waiting in self._waiting.items():
+            self._flush(place, waiting)
+        for speaker in list(self._rejected):
+            self._flush_rejected(speaker)
+
+    def _flush(self, place: Place, waiting: Waiting) -> None:
+        if place[0] == BookDelta.channel:
+            self.books.flush(place, waiting)
+        elif waiting.rows:
+            taken = waiting.take()
+            self._finished.add(place, taken, trade_columns(taken))
+
+    def _flush_rejected(self, speaker: Speaker) -> None:
+        lines, reasons, frames = zip(*self._rejected.pop(speaker), strict=True)
+        texts = [frame.decode("utf-8", "backslashreplace") for frame in frames]
+        self._finished.put("rejects", speaker.exchange, speaker.market, lines, {"reason": reasons, "text": texts})
