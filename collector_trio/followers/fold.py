@@ -133,6 +133,7 @@ class Fold:
             self.divergence += self.continuity.divergence(value)
         if self.continuity is not None:
             take_note(self.continuity, note)
+            self._intake.books.settle(note.ns)
             self._ledger.write((None, -1, note.ns))
 
     def _describe(self, note: Note) -> None:

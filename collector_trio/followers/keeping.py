@@ -59,6 +59,7 @@ class KeptBook:
     held: dict[Link, BookDelta] = attrs.field(factory=dict)
     snapshot: BookSnapshot | None = None
     unapplied: bool = False  # changes wait with their chunk
+    whole: bool = False  # the levels are those of a synced book
     stored_ns: int | None = None  # when the book was last stored whole
 
     def append(self, row: BookDelta, number: int, frame: bytes, owner: int) -> None:
@@ -130,30 +131,45 @@ class Books:
         chain = track.chain
         if not (chain.synced and row.prev_seq == chain.tip):
             self._catch_up(kept, session, received_ns)  # a level that waits may be none, and the book broken already
-        was_synced = chain.synced
+        was_synced, line = chain.synced, (session, number, received_ns)
         rejected = self.continuity.rejected.get(session)
         verdict = track.take(session, row.prev_seq, row.last_seq, row.exchange_ns, number, received_ns, rejected)
         self.ledger.look(track)
-        if verdict is Verdict.SEEN:
-            return False
-        if verdict is Verdict.NEXT and was_synced and not chain.apply:
+        if verdict is Verdict.NEXT and was_synced and chain.synced and not chain.apply:
             kept.append(row, number, frame, kept.index)
             kept.unapplied = True
             if kept.stored_ns is None or received_ns - kept.stored_ns >= self.snapshot_every_ns:
                 self._catch_up(kept, session, received_ns)
-                self._store(kept, track, (session, number, received_ns))
+                self._store(kept, track, line)
             return True
-        kept.append(row, number, frame, NOBODY)
-        if row.prev_seq is not None and row.last_seq is not None:
-            kept.held[row.prev_seq, row.last_seq] = row
-        if chain.synced:
-            if not was_synced and verdict is not Verdict.LATE and kept.snapshot is not None:
+        new = verdict is not Verdict.SEEN
+        if new:
+            kept.append(row, number, frame, NOBODY)
+            if row.prev_seq is not None and row.last_seq is not None:
+                kept.held[row.prev_seq, row.last_seq] = row
+        self._settle(kept, track, line, healed=verdict is Verdict.LATE)
+        return new
+
+    def settle(self, received_ns: int) -> None:
+        """Let the levels of all books follow what a note has meant: one that ends the waiting for another session may
+        break a book, and the next snapshot, which waits already, may sync it.
+        """
+        for kept in self._owners:
+            track = kept.track
+            if track is not None and (track.chain.apply or track.chain.synced != kept.whole):
+                self._catch_up(kept, None, received_ns)
+                self._settle(kept, track, (None, -1, received_ns), healed=False)
+
+    def _settle(self, kept: KeptBook, track: BookTrack, line: Line, *, healed: bool) -> None:
+        """Let the levels follow the chain, which was synced by the snapshot that waits or, `healed`, by links."""
+        was_whole, kept.whole = kept.whole, track.chain.synced
+        if track.chain.synced:
+            if not was_whole and not healed and kept.snapshot is not None:
                 self._load(kept, track, kept.snapshot, kept.snapshot.depth)
             self._apply_held(kept, track)
-            if not was_synced:
-                self._store(kept, track, (session, number, received_ns))
+            if not was_whole:
+                self._store(kept, track, line)
         _forget_held(kept, track)
-        return True
 
     def _take_whole(
         self, kept: KeptBook, track: BookTrack, row: BookDelta, session: int, number: int, received_ns: int,
@@ -167,10 +183,7 @@ class Books:
         if verdict is Verdict.SEEN:
             return False
         kept.append(row, number, frame, NOBODY)
-        self._load(kept, track, row, None)
-        self._apply_held(kept, track)
-        self._store(kept, track, (session, number, received_ns))
-        _forget_held(kept, track)
+        self._replace(kept, track, row, None, (session, number, received_ns))
         return True
 
     def take_snapshot(self, kept: KeptBook, snapshot: BookSnapshot, line: Line) -> str | None:
@@ -184,13 +197,20 @@ class Books:
         if answer is not Answer.SYNCED:
             kept.snapshot = snapshot if answer is Answer.WAITS else None
             return f"snapshot {answer}"
-        self._load(kept, track, snapshot, snapshot.depth)
-        self._apply_held(kept, track)
-        self._store(kept, track, line)
-        _forget_held(kept, track)
+        self._replace(kept, track, snapshot, snapshot.depth, line)
         return None
 
     # Levels
+
+    def _replace(
+        self, kept: KeptBook, track: BookTrack, whole: BookDelta | BookSnapshot, depth: int | None, line: Line
+    ) -> None:
+        """Let the book be a whole one and what is held behind it, and store it."""
+        kept.whole = True
+        self._load(kept, track, whole, depth)
+        self._apply_held(kept, track)
+        self._store(kept, track, line)
+        _forget_held(kept, track)
 
     def _load(self, kept: KeptBook, track: BookTrack, whole: BookDelta | BookSnapshot, depth: int | None) -> None:
         """Let the book be a snapshot's. One of its levels may be none: then the book is broken."""
@@ -215,7 +235,7 @@ class Books:
             sides = book_sides(Waiting({change.native_symbol: kept.instrument}, [change]))
         except BadSides as bad:
             track.spoil(before, track.tip_ns, Reason(Cause.REJECT, next(iter(bad.problems.values()))))
-            self.ledger.news = True
+            kept.whole, self.ledger.news = False, True
             return False
         for name, side in sides.items():
             apply_levels(kept.book, name, side, slice(None))
@@ -279,7 +299,7 @@ class Books:
                     if kept.track is not None:
                         reason = Reason(Cause.REJECT, f"frame {number}: {bad_frames[number]}")
                         kept.track.spoil(row.prev_seq, row.exchange_ns, reason)
-                        self.ledger.news = True
+                        kept.whole, self.ledger.news = False, True
             elif owner in broken:
                 waiting.owners[index] = NOBODY
         for owner in broken:  # its rows may all be gone from the chunk
@@ -314,6 +334,7 @@ class Books:
         """Go on with one book."""
         kept = self.keep(instrument, place, waiting)
         kept.book, kept.stored_ns = book_of(state), state.stored_ns
+        kept.whole = kept.track is not None and kept.track.chain.synced
         kept.snapshot = state.snapshot_of(instrument.native_symbol)
         kept.held = state.held_by_link(instrument.native_symbol)
 
