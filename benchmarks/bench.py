@@ -12,11 +12,13 @@ that: 2.3 µs for a trade, 12 for a change of 40 levels and 2.5 for keeping the 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import trio
 from follower import BATCH, RECORDINGS, made_up, recorded
 from made_up import NS, Market
+from recorder import accept_s
 from rich.console import Console
 from rich.table import Table
 from wsproto.frame_protocol import FrameProtocol
@@ -33,7 +35,10 @@ ROUNDS = 3
 CHUNK = 256 * 1024
 FOLLOWED = {"trades": 1_000_000, "book": 200_000}
 SEGMENTS = 10  # of 60 s: nothing of one is kept when the next is made
+ACCEPT = "recorder: append, decode, ids"
+CUT = "cut frames out of reads"
 BUDGET_TRADE = 2.3 / 2.9
+TOTAL = {"trades": 6 / 2.9, "book": (18 + 2.5) / 2.9}  # recorder and follower, a change of 40 levels
 BUDGET_LEVEL = (12 + 2.5) / 40 / 2.9
 
 
@@ -74,17 +79,20 @@ def steps(frames: Sequence[bytes], folder: Path) -> dict[str, float]:
     rows = fold().take()
     return {
         "json.loads": cost_us(lambda: each(json.loads), len(frames)),
-        "cut frames out of reads": cost_us(cut, len(frames)),
+        CUT: cost_us(cut, len(frames)),
         "journal: encode": cost_us(lambda: [encode_batch(batch) for batch in batches], len(frames)),
         "decode": cost_us(lambda: each(decode), len(frames)),
+        ACCEPT: min(trio.run(accept_s, frames) for _ in range(ROUNDS)) / len(frames) * 1e6,
         "journal: read back": cost_us(lambda: list(read_records(text)), len(frames)),
         "decode, to columns": cost_us(fold, len(frames)),
         "Parquet": cost_us(lambda: publish(folder, 1, rows, NS), len(frames)),
     }
 
 
-def follower(shown: Table) -> None:
-    """Measure the follower as a whole; print a row for each kind of message."""
+def follower(shown: Table, recorder: Mapping[str, float]) -> None:
+    """Measure the follower as a whole; print a row for each kind of message, and the sum with what `recorder` says its
+    part is, in multiples of `json.loads` of a trade.
+    """
     for frames, measure in (
         ("made up", lambda table: made_up(table, FOLLOWED[table], SEGMENTS)),
         ("recorded", recorded),
@@ -107,6 +115,12 @@ def follower(shown: Table) -> None:
                 f"{BUDGET_TRADE if table == 'trades' else BUDGET_LEVEL * levels:.2f}",
                 f"{cost.stored_bytes / cost.rows:.1f}",
             )
+        if measure is not recorded:
+            for table, cost in costs.items():
+                both, budget = recorder[table] + cost.us / yardstick, TOTAL[table]
+                shown.add_row(
+                    f"with the recorder's {recorder[table]:.2f}", table, *[""] * 4, f"{both:.2f}", f"{budget:.2f}"
+                )
 
 
 def main() -> None:
@@ -137,7 +151,8 @@ def main() -> None:
         "bytes a row",
     ):
         table.add_column(name, justify="right")
-    follower(table)
+    each = {"trades": trades, "book": deltas}
+    follower(table, {name: (costs[CUT] + costs[ACCEPT]) / trades["json.loads"] for name, costs in each.items()})
     console.print(table)
 
 
