@@ -81,9 +81,9 @@ def test_two_halves_give_the_same_rows_wherever_they_are_cut(records: list[Batch
 
 
 @pytest.mark.soak
-def test_two_halves_give_the_same_rows_cut_at_every_record(records: list[Batch | Note]) -> None:
+def test_two_halves_give_the_same_rows_cut_at_many_records(records: list[Batch | Note]) -> None:
     whole = folded(records)
-    for cut in range(1, len(records)):
+    for cut in random.Random(2).sample(range(1, len(records)), 150):
         assert in_parts(records, {cut}) == whole
 
 
