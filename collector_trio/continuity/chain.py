@@ -29,8 +29,8 @@ from operator import itemgetter
 
 import attrs
 
-# Links kept while a book is not synced: five minutes at ten a second. A snapshot is not older than that.
-LONGEST_RUN = 3000
+# Links kept while a book is not synced: more than a minute and a half at ten a second, and no snapshot is that old.
+LONGEST_RUN = 1000
 # Numbers remembered where they may go down and their order says nothing: half a minute at ten a second.
 REMEMBERED = 300
 
@@ -85,12 +85,14 @@ class Chain:
         return bool(self.ahead) or (self.synced and self.good is not None)
 
     def take(
-        self, prev: int, last: int, ns: int = 0, *, wait: bool = False, old: bool = False, late: bool = False
-    ) -> Verdict:
+        self, prev: int, last: int, ns: int = 0, *, wait: bool = False, old: bool = False, late: bool = False,
+        again: bool = False,
+    ) -> Verdict:  # fmt: skip
         """Judge the link from `prev` to `last`, of exchange time `ns`.
 
         With `wait` somebody else may still bring what would be missing. `old`: its time is before the tip's; `late`:
-        and after that of the good end of the gap. They count where numbers may go down.
+        and after that of the good end of the gap. They count where numbers may go down. `again`: its time is so much
+        after the tip's that it is no duplicate, whatever its number: elsewhere the exchange then counts from anew.
         """
         tip = self.tip
         if tip is None:
@@ -108,14 +110,16 @@ class Chain:
         if self.resets and last == tip:  # that is the snapshot's, and what led to it was not taken
             old = late = True
         if not self.resets:
-            old, late = last <= tip, self.reach < last <= tip and prev < self.run_prev and (prev, last) not in self.run
+            again = again and last <= tip
+            old = last <= tip and not again
+            late = old and self.reach < last and prev < self.run_prev and (prev, last) not in self.run
         if late and self.good is not None:
             return self._take_late(prev, last)
         if old:
             return Verdict.SEEN
         if self.waits(prev, last):
             return Verdict.SEEN
-        if wait:
+        if wait and not again:
             self.ahead.append((ns, prev, last))
             return Verdict.AHEAD
         self._break(prev, last)

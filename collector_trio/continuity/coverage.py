@@ -74,9 +74,7 @@ class Coverage:
         An item above the mark may leave a hole below it, and so may a late one below the first ever seen.
         """
         if self.mark < 0 or last < self.start - REACH_BELOW:
-            self.start, self.mark, self.start_ns, self.mark_ns = first, last, ns, ns
-            self.forgotten += self.holes
-            self.holes.clear()
+            self.begin_again(first, last, ns)
             return True
         new = False
         if last > self.mark:
@@ -98,6 +96,12 @@ class Coverage:
         if self.holes and first <= self.holes[-1].last:
             new = self._fill(first, last, ns) or new
         return new
+
+    def begin_again(self, first: int, last: int, ns: int | None) -> None:
+        """Count from ids `first..last` on: what was before is another sequence, and its holes stay as they are."""
+        self.start, self.mark, self.start_ns, self.mark_ns = first, last, ns, ns
+        self.forgotten += self.holes
+        self.holes.clear()
 
     def _fill(self, first: int, last: int, ns: int | None) -> bool:
         """Take `first..last` out of the holes; tell whether there was anything to take."""

@@ -9,15 +9,43 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
 from collector_trio.continuity.chain import Chain
+from collector_trio.continuity.coverage import Finding, Hole
 from collector_trio.continuity.ledger import Cause, GapChange, Reason, State
 from collector_trio.continuity.tracks import PATIENCE_NS, BookTrack, TradeTrack
 from collector_trio.exchanges.protocol import BookRules
 from collector_trio.instruments import Instrument
 
+
+def _bare(hole: Hole) -> list[Any]:
+    """Return a hole as a list: there may be very many, and the recorder writes them down at each segment's end."""
+    finding = hole.finding
+    assert finding is not None, "set when the hole was taken note of"
+    reason = finding.reason
+    times = [hole.from_ns, hole.to_ns, finding.found_ns]
+    return [hole.first, hole.last, *times, reason.cause.value, reason.detail, list(finding.waiting)]
+
+
+def _hole(bare: list[Any], _: Any = None) -> Hole:
+    first, last, from_ns, to_ns, found_ns, cause, detail, waiting = bare
+    return Hole(first, last, from_ns, to_ns, Finding(Reason(Cause(cause), detail), found_ns, set(waiting)))
+
+
+def _dumped(track: TradeTrack) -> dict[str, Any]:
+    """Return a track as JSON. What the ledger knows is what is open now, unless it has not been told yet."""
+    found: dict[str, Any] = _CONVERTER.unstructure(track)
+    return found | {"known": list(map(_bare, track.known))} if track.dirty else found
+
+
 _CONVERTER = make_converter()
+_CONVERTER.register_unstructure_hook(Hole, _bare)
+_CONVERTER.register_structure_hook(Hole, _hole)
+_CONVERTER.register_unstructure_hook(
+    TradeTrack, make_dict_unstructure_fn(TradeTrack, _CONVERTER, known=override(omit=True))
+)
 
 Key = tuple[str, str, str]  # exchange, market, native symbol
 
@@ -128,7 +156,7 @@ class Continuity:
     def dump(self) -> dict[str, Any]:
         """Return everything as JSON, to go on from."""
         return {
-            "trades": [_CONVERTER.unstructure(track) for track in self.trades.values()],
+            "trades": [_dumped(track) for track in self.trades.values()],
             "books": [_CONVERTER.unstructure(track) for track in self.books.values()],
             "rejected": [[session, *found] for session, found in self.rejected.items()],
         }
@@ -138,6 +166,9 @@ class Continuity:
         """Go on from what `dump` returned."""
         fold = cls()
         for track in _CONVERTER.structure(dumped["trades"], list[TradeTrack]):
+            if not track.dirty:
+                holes = track.coverage.holes
+                track.known = [attrs.evolve(hole) for hole in holes if hole.finding and hole.finding.is_open]
             fold.trades[track.exchange, track.market, track.native_symbol] = track
         for book in _CONVERTER.structure(dumped["books"], list[BookTrack]):
             fold.books[book.exchange, book.market, book.native_symbol] = book

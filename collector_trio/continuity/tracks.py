@@ -15,6 +15,9 @@ from collector_trio.continuity.coverage import Coverage, Finding, Hole
 from collector_trio.continuity.ledger import Cause, GapChange, Reason, State, gap_id
 
 PATIENCE_NS = 2_000_000_000
+# What was made so much later than the last thing seen is no duplicate of an earlier one, however low its number: the
+# exchange counts from anew. One session's book changes come in the order of their time, several sessions' need not.
+AGAIN_NS = 5_000_000_000
 # What is so much older than what was there before it is not late: the exchange's clock went back.
 OLD_NS = 60_000_000_000
 
@@ -92,6 +95,9 @@ class TradeTrack(Track):
             self.last_frame, self.reason = frame, None
             return True
         new = coverage.take(first, last, ns)
+        if not new and coverage.mark_ns is not None and ns > coverage.mark_ns + AGAIN_NS:
+            coverage.begin_again(first, last, ns)  # no duplicate: it was made after all that was seen
+            new = True
         if not new and not self.waits:
             return False
         for hole in coverage.holes:
@@ -220,7 +226,9 @@ class BookTrack(Track):
         tip, before_ns, was_ahead = chain.tip, self.tip_ns, bool(chain.ahead)
         old = before_ns is not None and before_ns - OLD_NS < ns < before_ns
         late = old and self.gap is not None and self.gap.from_ns is not None and ns > self.gap.from_ns
-        verdict = chain.take(prev, last, ns, wait=was_ahead or bool(self.legs - {session}), old=old, late=late)
+        others = bool(self.legs - {session})
+        again = before_ns is not None and ns > before_ns + (AGAIN_NS if others else 0)
+        verdict = chain.take(prev, last, ns, wait=was_ahead or others, old=old, late=late, again=again)
         if verdict is Verdict.AHEAD or (verdict is Verdict.SEEN and was_ahead and chain.waits(prev, last)):
             if not was_ahead:
                 self.waiting, self.waiting_ns, self.why = set(self.legs), received_ns, self._why(rejected)

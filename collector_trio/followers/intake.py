@@ -184,7 +184,7 @@ class Intake:
         instrument = self.naming.find(speaker.exchange, speaker.markets, ignored.native_symbol)
         if instrument is not None:
             track = self.continuity.trade_track(instrument)
-            at_ns = track.coverage.mark_ns or 0
+            at_ns = track.coverage.mark_ns or received_ns
             track.take(session, ignored.trade_id, ignored.trade_id, at_ns, number, received_ns, None)
             self._ledger.look(track)
 

@@ -23,7 +23,7 @@ import attrs
 import numpy as np
 
 from collector_trio.continuity.book import Book
-from collector_trio.continuity.chain import Answer, Link, Verdict
+from collector_trio.continuity.chain import LONGEST_RUN, Answer, Link, Verdict
 from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.ledger import Cause, Reason
 from collector_trio.continuity.tracks import BookTrack
@@ -39,7 +39,7 @@ from collector_trio.followers.state import BookState, book_of, book_state
 from collector_trio.instruments import Instrument
 
 SNAPSHOT_EVERY_NS = 600_000_000_000
-MOST_HELD = 10_000  # changes kept for a book that is not synced, before those of no more use are looked for
+MOST_HELD = LONGEST_RUN + 500  # changes kept for a book that is not synced, before those of no more use are looked for
 NOBODY = -1  # the owner of a row whose levels are not applied with its chunk
 
 _key = "{0.exchange} {0.market} {0.native_symbol}".format

@@ -9,6 +9,7 @@ names, so every row is stored exactly once. What cannot be read is logged with i
 from pathlib import Path
 
 import attrs
+import cattrs
 import msgspec
 import pyarrow as pa
 from structlog.typing import FilteringBoundLogger
@@ -35,7 +36,7 @@ def fold_at(checkpoint: Checkpoint, log: FilteringBoundLogger | None = None) -> 
         return new_fold()
     try:
         return Fold.load(state.decode(checkpoint.state))
-    except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
+    except (msgspec.MsgspecError, cattrs.BaseValidationError, ValueError, KeyError, TypeError) as error:
         if log is not None:
             log.error("state unreadable; gaps and books begin anew", problem=str(error))
         return new_fold()

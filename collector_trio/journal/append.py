@@ -54,6 +54,7 @@ class _File:
     number: int
     opened_ns: int
     state: bytes = b""  # what its end says
+    closed: bool = False
 
 
 @attrs.define
@@ -162,9 +163,13 @@ class Journal:
         while True:
             refused = self._refused_since_ns is not None
             await trio.sleep(RETRY_S if refused else self.sync_every_s)
-            if refused:
-                self._try_again()
-            await self._sync()
+            try:
+                await self._sync()
+            except OSError as error:  # a quota or a thin volume may say so only now; what was written stays written
+                self._refuse(self.clock(), f"not synced: {error}")
+            else:
+                if refused:
+                    self._try_again()
 
     async def _sync(self) -> None:
         while self._full:
@@ -177,9 +182,13 @@ class Journal:
             await self.offload(lambda: os.fdatasync(fd))
 
     def _finish(self, file: _File) -> None:
-        os.fdatasync(file.fd)
-        os.close(file.fd)
-        file.path.rename(file.path.with_suffix(".log"))
+        """Sync, close and rename a sealed file. What failed is done when this is called again."""
+        if not file.closed:
+            os.fdatasync(file.fd)
+            os.close(file.fd)
+            file.closed = True
+        if file.path.exists():
+            file.path.rename(file.path.with_suffix(".log"))
         sync_folder(file.path.parent)
         with suppress(OSError):  # copies for the day the segments are gone; the next seal writes them again
             save_numbers(self.data_dir, self.numbers)
@@ -303,8 +312,14 @@ class Journal:
             self._file = None
         while self._full:
             file = self._full.popleft()
-            self._finish(file)
-            self.on_sealed(file.number)
+            try:
+                self._finish(file)
+            except OSError as error:  # it stays as it is, and the next start mends it
+                self.on_refusal(f"{file.path.name} not sealed: {error}")
+                if not file.closed:
+                    os.close(file.fd)
+            else:
+                self.on_sealed(file.number)
         point_nowhere(journal_dir(self.data_dir))
 
 

@@ -410,3 +410,69 @@ def test_a_file_system_that_is_full_refuses_and_goes_on_when_there_is_room(tmp_p
     found = fill(["unshare", "-rm", "sh", "-c", run], tmp_path)
 
     assert len(found["refusals"]) == 1
+
+
+async def test_a_sync_that_fails_stops_reading_until_it_works_and_ends_nothing(
+    tmp_path: Path, clock: HandClock, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota, or a thin volume, may say only then that there is no space."""
+    failing = True
+
+    def fdatasync(fd: int) -> None:
+        if failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fdatasync", fdatasync)
+    with journal_in(tmp_path, clock) as (journal, _):
+        assert journal.append(1, clock(), [b"first"])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.run)
+            await trio.sleep(5)
+            assert journal.is_refusing
+            assert not journal.append(1, clock(), [b"refused"])
+            failing = False
+            with trio.fail_after(10):
+                await journal.room()
+            assert journal.append(1, clock(), [b"second"])
+            nursery.cancel_scope.cancel()
+    assert numbered(tmp_path) == [(1, b"first"), (2, b"second")]
+    assert [note.letter for note in notes(tmp_path)].count(Letter.REFUSAL) == 1
+
+
+@pytest.mark.parametrize("step", ["os.fdatasync", "pathlib.Path.rename"])
+async def test_a_segment_that_could_not_be_finished_is_finished_later(
+    tmp_path: Path, clock: HandClock, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with journal_in(tmp_path, clock) as (journal, _):
+        journal.append(1, clock(), [b"first"])
+        clock.advance(61)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(step, fail)
+            journal.append(1, clock(), [b"second"])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(journal.run)
+                await trio.sleep(5)
+                assert journal.is_refusing
+                nursery.cancel_scope.cancel()
+        await until_room(journal)
+        assert [segment.is_open for segment in segments(tmp_path)] == [False, True]
+    assert numbered(tmp_path) == [(1, b"first"), (2, b"second")]
+
+
+def test_a_stop_whose_last_segment_cannot_be_synced_leaves_it_for_the_next_start(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fdatasync", fail)
+        with journal_in(tmp_path, clock) as (journal, _):
+            journal.append(1, clock(), [b"first"])
+    assert [segment.is_open for segment in segments(tmp_path)] == [True]
+    with journal_in(tmp_path, clock):
+        pass
+    assert numbered(tmp_path) == [(1, b"first")]
