@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import attrs
@@ -57,6 +58,7 @@ from collector_trio.streams.supervisor import Stream, Surroundings
 
 FINISH_S = 6.0  # for followers to store what is sealed
 TIDY_EVERY_S = 30.0
+HEED_EVERY_S = 5.0
 
 
 @attrs.frozen
@@ -199,6 +201,7 @@ async def _record(
                 recording.start_soon(journal.run)
                 recording.start_soon(_tick, journal, clock, log)
                 recording.start_soon(_tidy, config)
+                recording.start_soon(_heed, data_dir, live, journal)
                 observer = Observer(
                     Parts(
                         config=config,
@@ -337,6 +340,15 @@ async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger) -> No
             journal.note(Letter.STEP, {"step_ns": step_ns})
             log.warning("wall clock stepped", step_s=round(step_ns / 1e9, 3))
         journal.note(Letter.TICK, {})
+
+
+async def _heed(data_dir: Path, live: Live, journal: Journal) -> None:
+    """Hear what the follower has found out: it reads what the recorder only passes on."""
+    limiter = trio.CapacityLimiter(1)
+    while True:
+        head = await trio.to_thread.run_sync(load_head, data_dir, limiter=limiter)
+        live.heed(head.totals.get("unreadable", {}), journal)
+        await trio.sleep(HEED_EVERY_S)
 
 
 async def _tidy(config: Config) -> None:

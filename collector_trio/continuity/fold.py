@@ -102,6 +102,12 @@ class Continuity:
         seconds = (until_ns - since_ns) / 1e9
         self._happened(Reason(Cause.BACKPRESSURE, f"nothing was accepted for {seconds:.1f} s"))
 
+    def unreadable(self, key: Key) -> None:
+        """A change of a book has a level that is none, though its number follows: a whole book is needed."""
+        track = self.books.get(key)
+        if track is not None and track.chain.tip is not None:
+            track.spoil(track.chain.tip, track.tip_ns, Reason(Cause.REJECT, "a level could not be read"))
+
     def damaged(self, detail: str) -> None:
         """A part of the journal cannot be read."""
         self._happened(Reason(Cause.DAMAGE, detail))

@@ -56,7 +56,7 @@ def load_head(data_dir: Path, name: str = NAME) -> Checkpoint:
     try:
         with cursor_path(data_dir, name).open("rb") as file:
             return _read_head(file.readline())
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):  # who reads it can do without
         return Checkpoint()
 
 

@@ -165,7 +165,7 @@ class Fold:
     @property
     def totals(self) -> dict[str, Counter[str]]:
         """What was counted over all segments, by what; `missing` is what is missing now."""
-        totals = {"rows": self._rows, "rejects": self._intake.rejects}
+        totals = {"rows": self._rows, "rejects": self._intake.rejects, "unreadable": self._intake.books.unreadable}
         if self.continuity is not None:
             totals["gaps"] = Counter({f"{table} {cause}": n for (table, cause), n in self.continuity.gaps.items()})
             totals["missing"] = self.continuity.missing
@@ -235,6 +235,7 @@ class Fold:
         fold._requests, fold.divergence = state.requests, state.divergence
         fold._rows.update(state.totals["rows"])
         fold._intake.rejects.update(state.totals["rejects"])
+        fold._intake.books.unreadable.update(state.totals["unreadable"])
         if fold.continuity is not None:
             for name, count in state.totals["gaps"].items():
                 table, _, cause = name.partition(" ")

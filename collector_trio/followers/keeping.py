@@ -17,6 +17,7 @@ A level that is no price and size is found when its chunk is read, long after it
 frame is withdrawn, the book is broken behind the change before it, and what follows in the chunk is not applied.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -80,6 +81,7 @@ class Books:
     ledger: LedgerRows
     on_bad: Callable[[Place, Line, str, bytes], None]
     snapshot_every_ns: int = SNAPSHOT_EVERY_NS
+    unreadable: Counter[str] = attrs.field(factory=Counter)  # changes with a level that is none, by book
     _kept: dict[str, KeptBook] = attrs.field(factory=dict)  # by exchange, market and native symbol
     _owners: list[KeptBook] = attrs.field(factory=list)  # the same, by index
 
@@ -235,11 +237,16 @@ class Books:
             sides = book_sides(Waiting({change.native_symbol: kept.instrument}, [change]))
         except BadSides as bad:
             track.spoil(before, track.tip_ns, Reason(Cause.REJECT, next(iter(bad.problems.values()))))
-            kept.whole, self.ledger.news = False, True
+            self._broken(kept)
             return False
         for name, side in sides.items():
             apply_levels(kept.book, name, side, slice(None))
         return True
+
+    def _broken(self, kept: KeptBook) -> None:
+        """Take note that a book is broken though its numbers follow: only who reads levels can know, and says so."""
+        kept.whole, self.ledger.news = False, True
+        self.unreadable[_key(kept.instrument)] += 1
 
     def _catch_up(self, kept: KeptBook, session: int | None, received_ns: int) -> None:
         """Bring a book's levels up to date."""
@@ -299,7 +306,7 @@ class Books:
                     if kept.track is not None:
                         reason = Reason(Cause.REJECT, f"frame {number}: {bad_frames[number]}")
                         kept.track.spoil(row.prev_seq, row.exchange_ns, reason)
-                        kept.whole, self.ledger.news = False, True
+                        self._broken(kept)
             elif owner in broken:
                 waiting.owners[index] = NOBODY
         for owner in broken:  # its rows may all be gone from the chunk

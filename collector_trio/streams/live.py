@@ -20,6 +20,7 @@ from collector_trio.continuity.leg import Leg
 from collector_trio.errors import JournalError
 from collector_trio.exchanges.protocol import BookSnapshot, Exchange
 from collector_trio.instruments import Instrument
+from collector_trio.journal.append import Journal
 from collector_trio.journal.meaning import take_note
 from collector_trio.journal.records import Batch, Damage, Letter, Note, read_records
 from collector_trio.journal.segments import journal_dir, list_segments, state_copy
@@ -31,11 +32,27 @@ class Live:
 
     continuity: Continuity
     log: FilteringBoundLogger
+    _unreadable: Mapping[str, int] | None = None
 
     def on_note(self, note: Note) -> None:
         """Take a note that was written."""
         take_note(self.continuity, note)
         self.settle()
+
+    def heed(self, unreadable: Mapping[str, int], journal: Journal) -> None:
+        """Take what a follower says: so many changes of a book (exchange, market, native symbol) had a level that is
+        none. The recorder reads no levels; for it the book is synced, and nobody would ask for a whole one.
+
+        It is written down as a verdict, so that both folds hear of it at the same record. What is said first is of an
+        earlier run.
+        """
+        for book, count in unreadable.items():
+            exchange, market, native_symbol = book.split(" ", 2)
+            known = (exchange, market, native_symbol) in self.continuity.books
+            if known and self._unreadable is not None and count > self._unreadable.get(book, 0):
+                verdict = {"exchange": exchange, "market": market, "native_symbol": native_symbol}
+                journal.note(Letter.VERDICT, {"verdict": "unreadable", **verdict})
+        self._unreadable = dict(unreadable)
 
     def settle(self) -> None:
         """Say what has changed."""

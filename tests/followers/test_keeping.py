@@ -94,3 +94,22 @@ def test_a_gap_that_late_changes_close_leaves_the_levels_of_all_changes_and_not_
         row["state"] for (table, _, _), rows in scene.fold.take().items() if table == "gaps" for row in rows.to_pylist()
     ]
     assert states == ["open", "repaired"]
+
+
+def test_a_level_that_is_none_breaks_its_book_until_the_verdict_has_brought_a_whole_one() -> None:
+    scene = Scene()
+    scene.says(1, delta(90, 100))
+    scene.rest(100)
+    scene.says(1, delta(100, 110), delta(110, 120).replace(b'"120"', b'"1.2.3"'), delta(120, 130))
+    assert scene.levels[0] == {2.0: 100.0, 1.0: 110.0}
+    assert scene.fold.totals["unreadable"] == {"binance perp BTCUSDT": 1}
+    verdict = {"verdict": "unreadable", "exchange": "binance", "market": "perp", "native_symbol": "BTCUSDT"}
+    scene.note(Letter.VERDICT, **verdict)
+    scene.says(1, delta(130, 140))
+    scene.rest(140)
+    scene.says(1, delta(140, 150))
+    assert scene.levels[0] == {2.0: 140.0, 1.0: 150.0}
+    gaps = [row for (table, _, _), rows in scene.fold.take().items() if table == "gaps" for row in rows.to_pylist()]
+    assert [(gap["state"], gap["cause"], gap["first_missing"]) for gap in gaps] == [
+        ("open", "reject", 111), ("lost", "reject", 111)
+    ]  # fmt: skip

@@ -6,14 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import structlog
 from structlog.typing import EventDict
 
-from collector_trio.followers import tables
-from collector_trio.followers.cursor import Checkpoint, Cursor, load_cursor, lock_cursor, save_checkpoint
+from collector_trio.followers import state, tables
+from collector_trio.followers.cursor import (
+    Checkpoint,
+    Cursor,
+    load_checkpoint,
+    load_cursor,
+    lock_cursor,
+    save_checkpoint,
+)
 from collector_trio.followers.publish import publish
 from collector_trio.journal.segments import journal_dir
 from collector_trio.tables import TABLES
@@ -547,3 +555,16 @@ def test_publishing_nothing_is_nothing(tmp_path: Path) -> None:
     publish(tmp_path, 1, {}, 0)
 
     assert not files(tmp_path)
+
+
+def test_a_state_of_another_version_means_that_gaps_begin_anew_and_nothing_ends(
+    tmp_path: Path, logged: list[EventDict]
+) -> None:
+    record_some(tmp_path, 2)
+    store(tmp_path)
+    checkpoint = load_checkpoint(tmp_path)
+    known = state.decode(checkpoint.state)
+    del known.continuity["trades"][0]["exchange"]
+    save_checkpoint(tmp_path, attrs.evolve(checkpoint, state=state.encode(known)))
+    assert tables.open_tables(tmp_path, structlog.get_logger()).cursor == checkpoint.cursor
+    assert [event["event"] for event in logged] == ["state unreadable; gaps and books begin anew"]

@@ -436,7 +436,7 @@ async def test_a_sync_that_fails_stops_reading_until_it_works_and_ends_nothing(
             assert journal.append(1, clock(), [b"second"])
             nursery.cancel_scope.cancel()
     assert numbered(tmp_path) == [(1, b"first"), (2, b"second")]
-    assert [note.letter for note in notes(tmp_path)].count(Letter.REFUSAL) == 1
+    assert len(notes(tmp_path, Letter.REFUSAL)) == 1
 
 
 @pytest.mark.parametrize("step", ["os.fdatasync", "pathlib.Path.rename"])

@@ -14,7 +14,7 @@ from collector_trio.journal.segments import journal_dir, list_segments, state_co
 from collector_trio.streams.live import Live, recall
 
 from ..followers.recordings import INSTRUMENTS, Recorder, binance_depth, binance_trade, recording
-from ..journal.writing import HandClock
+from ..journal.writing import HandClock, notes
 
 
 def known(continuity: Continuity) -> Any:
@@ -59,3 +59,23 @@ def test_an_end_that_cannot_be_read_is_said_and_gaps_are_looked_for_anew(tmp_pat
     with structlog.testing.capture_logs() as logged:
         assert recall(tmp_path, EXCHANGES, structlog.get_logger()).trades == {}
     assert [entry["event"] for entry in logged] == ["state unreadable, gaps are looked for anew"]
+
+
+def test_a_book_that_the_follower_cannot_read_is_wanted_whole_once_and_both_folds_hear_of_it(tmp_path: Path) -> None:
+    live = Live(Continuity(), structlog.get_logger())
+    btc = INSTRUMENTS["binance", "spot"][0]
+    book = live.continuity.book_track(btc, EXCHANGES["binance"].book_rules("spot"))
+    book.take(1, 4, 5, 0, 1, 0, None)
+    book.take_snapshot(5)
+    with recording(tmp_path, HandClock()) as recorder:
+        recorder.journal.on_note = live.on_note
+        live.heed({"binance spot BTCUSDT": 2}, recorder.journal)  # of an earlier run
+        assert book.chain.synced
+        live.heed({"binance spot BTCUSDT": 3}, recorder.journal)
+        assert book.wants_snapshot
+        book.take(1, 5, 6, 0, 2, 0, None)
+        book.take_snapshot(6)
+        live.heed({"binance spot BTCUSDT": 3, "okx spot NEVER-SEEN": 1}, recorder.journal)
+        assert book.chain.synced
+    book_named = {"exchange": "binance", "market": "spot", "native_symbol": "BTCUSDT"}
+    assert notes(tmp_path, Letter.VERDICT) == [{"verdict": "unreadable", **book_named}]
