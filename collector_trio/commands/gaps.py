@@ -77,7 +77,7 @@ def _print(holes: Sequence[Hole], totals: Sequence[dict[str, Any]]) -> None:
     for hole in holes:
         rows.add_row(
             hole.table, hole.exchange, hole.market, hole.symbol or "",
-            "" if hole.first_missing is None else f"{hole.first_missing}..{hole.last_missing}",
+            "" if hole.first_missing is None else f"{hole.first_missing}..{_or_unknown(hole.last_missing)}",
             "" if hole.missing is None else f"{hole.missing:,}",
             _time(hole.from_ts), _time(hole.to_ts), hole.state, hole.cause or "", hole.detail or "",
         )  # fmt: skip
@@ -90,3 +90,8 @@ def _print(holes: Sequence[Hole], totals: Sequence[dict[str, Any]]) -> None:
 
 def _time(time: datetime | None) -> str:
     return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
+def _or_unknown(number: int | None) -> str:
+    """Spell a bound; where numbers begin again nobody can say what would have been the last."""
+    return "?" if number is None else str(number)

@@ -67,6 +67,7 @@ class Coverage:
     mark_ns: int | None = None
     holes: list[Hole] = attrs.field(factory=list)
     forgotten: list[Hole] = attrs.field(factory=list)
+    epoch: int = 0  # how often the exchange began to count again
 
     def take(self, first: int, last: int, ns: int | None) -> bool:
         """Take an item that covers ids `first..last`; tell whether any of them is new.
@@ -99,6 +100,7 @@ class Coverage:
 
     def begin_again(self, first: int, last: int, ns: int | None) -> None:
         """Count from ids `first..last` on: what was before is another sequence, and its holes stay as they are."""
+        self.epoch += self.mark >= 0
         self.start, self.mark, self.start_ns, self.mark_ns = first, last, ns, ns
         self.forgotten += self.holes
         self.holes.clear()

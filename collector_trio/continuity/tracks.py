@@ -77,6 +77,7 @@ class TradeTrack(Track):
 
     coverage: Coverage = attrs.field(factory=Coverage)
     known: list[Hole] = attrs.field(factory=list)  # as they stand in the ledger: open
+    restarts: list[Hole] = attrs.field(factory=list)  # where the exchange began to count again, since the last look
     waits: bool = False  # a hole waits for another leg
     dirty: bool = False
 
@@ -88,7 +89,8 @@ class TradeTrack(Track):
 
         `rejected` is that session's last frame that could not be used.
         """
-        coverage, mark = self.coverage, self.coverage.mark
+        coverage = self.coverage
+        mark, mark_ns, epoch = coverage.mark, coverage.mark_ns, coverage.epoch
         self.legs.add(session)
         if first == mark + 1 and not self.waits:
             coverage.mark, coverage.mark_ns = last, ns
@@ -98,6 +100,10 @@ class TradeTrack(Track):
         if not new and coverage.mark_ns is not None and ns > coverage.mark_ns + AGAIN_NS:
             coverage.begin_again(first, last, ns)  # no duplicate: it was made after all that was seen
             new = True
+        if coverage.epoch != epoch:
+            self.restarts.append(
+                Hole(mark + 1, first - 1, mark_ns, ns, Finding(self._why(rejected), received_ns, set()))
+            )
         if not new and not self.waits:
             return False
         for hole in coverage.holes:
@@ -140,6 +146,10 @@ class TradeTrack(Track):
     def changes(self) -> Iterator[GapChange]:
         """Yield what has changed in the ledger since the last call: parts that came, then what is open now."""
         self.dirty = False
+        for hole in self.restarts:  # how much that was nobody can say
+            change = self._change(hole, State.LOST, hole.first, hole.first)
+            yield attrs.evolve(change, last_missing=None, missing=None, detail=f"numbers begin again; {change.detail}")
+        self.restarts = []
         opened = [hole for hole in self.coverage.holes if _found(hole).is_open]
         now, self.coverage.forgotten = self.coverage.forgotten + opened, []
         before, self.known = self.known, [attrs.evolve(hole) for hole in opened]

@@ -56,7 +56,9 @@ def test_trades_whose_numbers_begin_again_are_new_wherever_they_begin() -> None:
     assert [(gap.first_missing, gap.last_missing) for gap in opened] == [(4, 4), (6, 89_999)]
     later = 200 * S
     assert [track.take(1, n, n, later + n, 10 + n, later, None) for n in (1, 2, 2, 3)] == [True, True, False, True]
-    assert list(track.changes()) == []  # what was missing before is missing still
+    (lost,) = track.changes()  # what was missing before is missing still, and how much more is not known
+    assert (lost.state, lost.first_missing, lost.last_missing, lost.missing) == (State.LOST, 90_001, None, None)
+    assert (lost.from_ns, lost.to_ns) == (100 * S + 90_000, later + 1)
     assert track.state == (1, 3, ())
 
 
