@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from collector_trio.sim import Scenario
+from collector_trio import BookUnknown, book_at
+from collector_trio.sim import Fault, Scenario
 
 from .catalogue import ALONE, MIXED
-from .ledger import Report, check
-from .world import World, simulate, simulate_kills
+from .ledger import Report, check, native
+from .world import EPOCH_NS, MARKETS, World, simulate, simulate_kills
 
 # How long a book may be untrusted, in seconds: as long as the fault lasts, and what resynchronisation then needs. OKX
 # books are asked for again 1 s after the last time; REST that fails is asked again with a backoff.
@@ -91,3 +92,47 @@ def test_kills_at_any_instant_over_thirty_seeds(seed: int, tmp_path: Path) -> No
     world = simulate_kills(tmp_path, scenario("none at all") if seed % 3 else Scenario(
         symbols=("BTC-USDT",), quiet_symbols=()), seed, lives, draw.choice((0.0, 0.3, 3.0)))  # fmt: skip
     held(world, seed, 20.0)
+
+
+def test_book_at_gives_the_exchanges_book_or_says_why_not(tmp_path: Path) -> None:
+    """What users call, on a journal that no follower has stored yet."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    faults = (Fault("lose", chance=0.01, channel="book"), Fault("close", "binance", at_s=5))
+    world = simulate(tmp_path, Scenario(symbols=("BTC-USDT",), quiet_symbols=(), faults=faults), seed, 8.0)
+    draw, told = random.Random(seed), 0
+    for exchange, market in MARKETS:
+        native_symbol = native(exchange, market, "BTC-USDT")
+        for _ in range(2):
+            at_ns = EPOCH_NS + draw.randrange(1_000_000_000, 7_500_000_000)
+            try:
+                book = book_at("BTC-USDT", at_ns, data_dir=tmp_path, exchange=exchange, market=market)
+            except BookUnknown:
+                continue
+            seq, bids, asks = world.server.truth.book_at(exchange, market, native_symbol, at_ns // 1000)
+            assert book.last_seq == seq
+            worth = 0.01 if (exchange, market) == ("okx", "perp") else 1.0
+            for levels, deep, theirs in ((book.bids, book.trusted_bids, bids), (book.asks, book.trusted_asks, asks)):
+                expected = sorted(map(float, theirs), reverse=levels is book.bids)[:deep]
+                assert [price for price, _ in levels[:deep]] == expected
+                sizes = {float(price): float(size) * worth for price, size in theirs.items()}
+                assert all(abs(size - sizes[price]) <= 1e-12 * size for price, size in levels[:deep])
+                assert deep >= 400
+            told += 1
+    assert told >= 3
+
+
+def test_behind_what_a_snapshot_showed_nothing_is_claimed(tmp_path: Path) -> None:
+    """REST shows 1000 levels a side of a USD-M book, OKX 400; these books have more, which come and go."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    deep = Scenario(symbols=("BTC-USDT",), quiet_symbols=(), book_levels=1400, book_changes_per_s=30.0)
+    markets = (("binance", "perp"), ("okx", "spot"))
+    world = simulate(tmp_path, deep, seed, 8.0, markets=markets)
+    held(world, seed, USUAL_S, 30)
+    _, rows = world.fold()
+    stored = rows["book_snapshots"].select(["exchange", "bid_bound", "ask_bound", "bid_price"]).to_pylist()
+    assert {row["exchange"] for row in stored} == {"binance", "okx"}
+    for row in stored:
+        assert row["bid_bound"] is not None
+        assert row["ask_bound"] is not None
