@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from collector_trio.continuity.book import Book
 from collector_trio.continuity.fold import Continuity
 from collector_trio.followers.fold import Fold
 from collector_trio.followers.naming import Naming
+from collector_trio.followers.state import book_of, book_state
 from collector_trio.journal.records import Batch, Letter, Note
 
 NS = 1_795_439_000_000_000_000
@@ -113,3 +115,9 @@ def test_a_level_that_is_none_breaks_its_book_until_the_verdict_has_brought_a_wh
     assert [(gap["state"], gap["cause"], gap["first_missing"]) for gap in gaps] == [
         ("open", "reject", 111), ("lost", "reject", 111)
     ]  # fmt: skip
+
+
+def test_a_book_that_was_packed_is_the_same_with_its_bounds_and_exact_numbers() -> None:
+    texts = {("bid", 1.0): ("1.000000000000000001", "2")}
+    book = Book({1.0: 2.0, 0.5: 3.0}, {4.0: 5.0}, bid_bound=0.5, ask_bound=None, texts=texts)
+    assert book_of(book_state(book, None, [], None)) == book
