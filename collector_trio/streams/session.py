@@ -331,7 +331,7 @@ class Session:
             overdue_at = min(watched.overdue_at() for watched in self._watched.values())
             sparse_at = self._sparse_proof_at()
             self._changed = trio.Event()
-            with trio.move_on_at(min(overdue_at, sparse_at)):
+            with trio.move_on_at(min(overdue_at, sparse_at, self._silent_at())):
                 await self._changed.wait()
                 continue
             if self.journal.is_refusing:
@@ -340,9 +340,24 @@ class Session:
             now = trio.current_time()
             if now >= sparse_at:
                 self._judge_live()
+            if self._silent_at() <= now - GRACE_S:
+                raise ConnectionEnded("silent", f"no data for {now - self._heard_at:.1f} s")
             late = [watched for watched in self._watched.values() if watched.overdue_at() <= now - GRACE_S]
             if late:
                 await self._judge(connection, late, now)
+
+    def _silent_at(self) -> float:
+        """Return when the whole socket has been silent for too long: asking one subscription again moves its own
+        deadline, not this one. Before the session is live nobody has promised to go on.
+        """
+        limits = [
+            watched.subscription.silence_s
+            for watched in self._watched.values()
+            if watched.heard_at is not None and watched.subscription.silence_s is not None and not watched.refused
+        ]
+        if self.live_at is None or not limits:
+            return float("inf")
+        return self._heard_at + max(SOCKET_SILENCE_S, min(limits))
 
     async def _judge(self, connection: Connection, late: Sequence[Watched], now: float) -> None:
         silent_s = now - self._heard_at

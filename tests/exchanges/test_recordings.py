@@ -85,8 +85,8 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def _long(names: Iterable[str]) -> list[Any]:
-    """USD-M recordings are long, and this version only decodes that market: one of them is enough for every day."""
-    soaked = {"usdm_btcusdt_202304", "usdm_btcusdt_20240808"}
+    """USD-M recordings are long; tests/truth reads one of them every day."""
+    soaked = {"usdm_btcusdt_202304", "usdm_btcusdt_20240808", "usdm_ethusdt_202407"}
     return [pytest.param(name, marks=pytest.mark.soak) if name in soaked else name for name in names]
 
 

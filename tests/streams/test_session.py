@@ -377,3 +377,21 @@ async def test_a_book_that_has_no_snapshots_in_band_is_wanted_by_rest_once_it_ch
         wire.receive(depth("BTCUSDT"))
         assert wishes.wanted == ["ETH-USDT", "BTC-USDT"]
         assert all("UNSUBSCRIBE" not in text for text in wire.sent)
+
+
+async def test_asking_one_subscription_again_does_not_prolong_the_patience_with_a_wholly_silent_socket(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    session, network = session_of(plan_of("binance", ("BTC-USDT", "ETH-USDT"), ("book",)), journal), Network()
+    async with running(session, network) as ended:
+        wire = await wire_of(network)
+        wire.receive(depth("BTCUSDT"), depth("ETHUSDT"))
+        await trio.sleep(1.5)
+        wire.receive(depth("ETHUSDT", u=3))
+        silent_since = trio.current_time()
+        await trio.sleep(4)
+        assert sum("UNSUBSCRIBE" in text for text in wire.sent) == 1  # BTC-USDT fell silent first
+        assert not ended
+        await trio.sleep(5)
+        assert [ending.reason for ending in ended] == ["silent"]
+        assert wire.closed_at == pytest.approx(silent_since + SOCKET_SILENCE_S + GRACE_S, abs=GRACE_S)
