@@ -13,8 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from collector_trio.commands.options import data_dir_option, json_option
-from collector_trio.commands.summary import Instant
+from collector_trio.commands.options import Instant, data_dir_option, json_option
 from collector_trio.followers.ledger import STATES, Hole, ledger
 from collector_trio.followers.scan import moment_us
 

@@ -1,6 +1,7 @@
 """Options and loading that several commands share."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,24 @@ class Duration(click.ParamType[float]):
             return parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Instant(click.ParamType[int]):
+    """ISO 8601, UTC where it names no zone. The value is nanoseconds since the epoch."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it, or fail as a usage error."""
+        if isinstance(value, int):
+            return value
+        try:
+            instant = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-23 or 2026-11-23T12:30:00Z", param, ctx)
+        if instant.tzinfo is None:
+            instant = instant.replace(tzinfo=UTC)
+        return int(instant.timestamp() * 1_000_000) * 1000
 
 
 config_option = click.option(

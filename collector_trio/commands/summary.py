@@ -2,35 +2,15 @@
 
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from collector_trio.commands.options import data_dir_option, json_option
+from collector_trio.commands.options import Instant, data_dir_option, json_option
 from collector_trio.followers.summary import Summary, summarize
-
-
-class Instant(click.ParamType[int]):
-    """ISO 8601, UTC where it names no zone. The value is nanoseconds since the epoch."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read it, or fail as a usage error."""
-        if isinstance(value, int):
-            return value
-        try:
-            instant = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a time such as 2026-11-23 or 2026-11-23T12:30:00Z", param, ctx)
-        if instant.tzinfo is None:
-            instant = instant.replace(tzinfo=UTC)
-        return int(instant.timestamp() * 1_000_000) * 1000
 
 
 @click.command(epilog="Example: python -m collector_trio summary --data-dir data --since 2026-11-23")

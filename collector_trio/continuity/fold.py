@@ -58,7 +58,6 @@ class Continuity:
     books: dict[Key, BookTrack] = attrs.field(factory=dict)
     rejected: dict[int, tuple[int, str]] = attrs.field(factory=dict)  # by session: last unusable frame, and why
     gaps: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # by table and cause, since the fold began
-    missing: Counter[str] = attrs.field(factory=Counter)  # rows that are open in the ledger, by table
 
     def trade_track(self, instrument: Instrument) -> TradeTrack:
         """Return the trades of `instrument`, from now on watched."""
@@ -138,9 +137,12 @@ class Continuity:
         for change in found:
             if change.state is State.OPEN or (change.state is State.LOST and change.table == "book"):
                 self.gaps[change.table, change.cause] += 1
-        if found:
-            self.missing["trades"] = sum(hole.missing for track in self.trades.values() for hole in track.known)
         return found
+
+    @property
+    def missing(self) -> Counter[str]:
+        """Rows that are open in the ledger, by table."""
+        return Counter(trades=sum(hole.missing for track in self.trades.values() for hole in track.known))
 
     def _dirty(self) -> Iterator[TradeTrack | BookTrack]:
         for trades in self.trades.values():
@@ -178,6 +180,5 @@ class Continuity:
             fold.trades[track.exchange, track.market, track.native_symbol] = track
         for book in _CONVERTER.structure(dumped["books"], list[BookTrack]):
             fold.books[book.exchange, book.market, book.native_symbol] = book
-        fold.missing["trades"] = sum(hole.missing for track in fold.trades.values() for hole in track.known)
         fold.rejected = {session: (frame, reason) for session, frame, reason in dumped["rejected"]}
         return fold

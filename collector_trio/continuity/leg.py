@@ -43,8 +43,7 @@ class Leg:
             if decoded.trade_id is not None and decoded.native_symbol is not None:
                 trades = self._trades.get(decoded.native_symbol) or self._find_trades(decoded.native_symbol)
                 if trades is not None:
-                    ns, number = trades.coverage.mark_ns or received_ns, decoded.trade_id
-                    trades.take(self.session, number, number, ns, frame, received_ns, None)
+                    trades.take_number(self.session, decoded.trade_id, frame, received_ns)
                     self.is_news = self.is_news or trades.dirty
         elif isinstance(decoded, Reject):
             self.continuity.rejected[self.session] = frame, decoded.reason

@@ -117,6 +117,11 @@ class TradeTrack(Track):
             self.last_frame, self.reason = frame, None
         return new
 
+    def take_number(self, session: int, number: int, frame: int, received_ns: int) -> bool:
+        """Take an id that the exchange gave to what is no trade: it is not missing. Its time is nobody's."""
+        ns = self.coverage.mark_ns or received_ns
+        return self.take(session, number, number, ns, frame, received_ns, None)
+
     @property
     def is_pending(self) -> bool:
         """Tell whether a hole waits for another leg."""

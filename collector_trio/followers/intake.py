@@ -21,6 +21,10 @@ from collector_trio.followers.rows import trade_columns
 
 CHUNK = 4096  # messages turned into columns at once: large enough to be fast, small enough to stay in the cache
 
+# Reasons quote what they are about, so there may be any number of them; so many are counted apart, over all segments.
+MOST_REASONS = 100
+OTHER_REASONS = "other reasons"
+
 # Hears of every frame: its number, class, and reason; or, of each row, the native symbol.
 OnClassified = Callable[[int, str, str], None]
 
@@ -184,8 +188,7 @@ class Intake:
         instrument = self.naming.find(speaker.exchange, speaker.markets, ignored.native_symbol)
         if instrument is not None:
             track = self.continuity.trade_track(instrument)
-            at_ns = track.coverage.mark_ns or received_ns
-            track.take(session, ignored.trade_id, ignored.trade_id, at_ns, number, received_ns, None)
+            track.take_number(session, ignored.trade_id, number, received_ns)
             self._ledger.look(track)
 
     def _is_open(self, speaker: Speaker, known: _Known, channel: str, native_symbol: str) -> bool:
@@ -242,7 +245,8 @@ class Intake:
     def reject(self, speaker: Speaker, line: Line, reason: str, frame: bytes) -> None:
         """Keep a frame that cannot be used."""
         self.counts["rejected"] += 1
-        self.rejects[reason] += 1
+        known = reason in self.rejects or len(self.rejects) < MOST_REASONS
+        self.rejects[reason if known else OTHER_REASONS] += 1
         rejected = self._rejected.setdefault(speaker, [])
         rejected.append((line, reason, frame))
         if len(rejected) >= CHUNK:
