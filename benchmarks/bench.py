@@ -25,8 +25,8 @@ from wsproto.frame_protocol import FrameProtocol
 
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
 from collector_trio.followers.publish import publish
+from collector_trio.instruments import Naming
 from collector_trio.journal.records import Batch, encode_batch, read_records
 from collector_trio.net.frames import FrameSplitter
 

@@ -2,8 +2,9 @@
 
     run                              root nursery: signals, the time limit
     ├─ follower                      child process that writes Parquet; outlives the journal, to store its last segment
+    ├─ HTTP port                     the listening socket, for as long as the run
     └─ journal                       owns the running segment
-       ├─ syncing, ticks, tidying
+       ├─ syncing, ticks, tidying, what the follower says; whoever watches: the port's server, the terminal's table
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
 A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at

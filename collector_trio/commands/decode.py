@@ -16,7 +16,7 @@ import click
 from collector_trio.errors import BadAnswer, CollectorError
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
+from collector_trio.instruments import Naming
 
 CHUNK = 4096  # lines decoded at once
 # A leading receive time: seconds to nanoseconds since the epoch, as recorders write it before the frame.

@@ -20,10 +20,9 @@ from collector_trio.continuity.fold import Continuity
 from collector_trio.exchanges.protocol import BookDelta
 from collector_trio.followers.chunks import ALL, Finished, Place
 from collector_trio.followers.intake import UNKNOWN, Intake, OnClassified, Speaker
-from collector_trio.followers.naming import Naming
 from collector_trio.followers.notes import LedgerRows, put_instruments, put_request, put_session
 from collector_trio.followers.state import FoldState
-from collector_trio.instruments import Instrument
+from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.meaning import take_note
 from collector_trio.journal.records import Batch, Damage, Letter, Note
 

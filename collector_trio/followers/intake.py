@@ -15,9 +15,9 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, Ignored, Reject, Row, Trade
 from collector_trio.followers.chunks import ALL, Finished, Line, Place, Waiting
 from collector_trio.followers.keeping import Books, KeptBook
-from collector_trio.followers.naming import Naming
 from collector_trio.followers.notes import LedgerRows
 from collector_trio.followers.rows import trade_columns
+from collector_trio.instruments import Naming
 
 CHUNK = 4096  # messages turned into columns at once: large enough to be fast, small enough to stay in the cache
 

@@ -19,8 +19,8 @@ from collector_trio.errors import JournalError
 from collector_trio.followers import state
 from collector_trio.followers.cursor import Checkpoint, Cursor, load_checkpoint, save_checkpoint, segments_behind
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
 from collector_trio.followers.publish import clear_leftovers, publish
+from collector_trio.instruments import Naming
 from collector_trio.journal.records import Batch, Letter, Note, read_records
 from collector_trio.journal.segments import Segment
 

@@ -58,17 +58,17 @@ async def fetch_listing(
     request = exchange.instruments_request(market)
     await weight.take(min(request.weight, weight.rate.limit))  # a small share of a budget still asks, and waits longer
     body = await client.get(request.path)
-    instruments = await trio.to_thread.run_sync(exchange.parse_instruments, market, body, limiter=listing_threads())
+    instruments = await trio.to_thread.run_sync(exchange.parse_instruments, market, body, limiter=rest_threads())
     if not instruments:
         raise BadAnswer(f"{exchange.NAME} lists no instruments of market {market}")
     return Listing(tuple(instruments), clock())
 
 
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("listing_threads")
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("rest_threads")
 
 
-def listing_threads() -> trio.CapacityLimiter:
-    """Return the run's limiter for reading and writing listings: they are megabytes, and the event loop goes on."""
+def rest_threads() -> trio.CapacityLimiter:
+    """Return the run's limiter for work on REST answers: they are megabytes, and the event loop goes on."""
     try:
         return _limiter.get()
     except LookupError:

@@ -7,6 +7,7 @@ segment's end says, and from the records behind that.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from collector_trio.continuity.ledger import State
 from collector_trio.continuity.leg import Leg
 from collector_trio.errors import JournalError
 from collector_trio.exchanges.protocol import BookSnapshot, Exchange
-from collector_trio.instruments import Instrument
+from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.append import Journal
 from collector_trio.journal.meaning import take_note
 from collector_trio.journal.records import Batch, Damage, Letter, Note, read_records
@@ -116,7 +117,7 @@ class _Memory:
 
     continuity: Continuity
     exchanges: Mapping[str, Exchange]
-    instruments: dict[tuple[str, str, str], Instrument] = attrs.field(factory=dict)
+    naming: Naming = attrs.field(factory=Naming)
     legs: dict[int, tuple[Exchange, Leg]] = attrs.field(factory=dict)
     requests: dict[int, dict[str, Any]] = attrs.field(factory=dict)
 
@@ -133,7 +134,7 @@ class _Memory:
         if batch.session in self.requests:
             request = self.requests.pop(batch.session)
             exchange = self.exchanges[request["exchange"]]
-            instrument = self.instruments.get((request["exchange"], request["market"], request["native_symbol"]))
+            instrument = self.naming.find(request["exchange"], [request["market"]], request["native_symbol"])
             for frame in batch.frames:
                 snapshot = exchange.decode_snapshot(request["market"], request["native_symbol"], frame)
                 if isinstance(snapshot, BookSnapshot) and instrument is not None:
@@ -149,15 +150,10 @@ class _Memory:
     def _feed_note(self, note: Note) -> None:
         value = note.value
         if note.letter is Letter.INSTRUMENTS:
-            for instrument in cattrs.structure(value["instruments"], list[Instrument]):
-                self.instruments[instrument.exchange, instrument.market, instrument.native_symbol] = instrument
+            self.naming.add(cattrs.structure(value["instruments"], list[Instrument]))
         elif note.letter is Letter.OPENED and value["exchange"] in self.exchanges:
-            exchange, markets = self.exchanges[value["exchange"]], value["markets"]
-
-            def find(native_symbol: str, name: str = value["exchange"]) -> Instrument | None:
-                known = (self.instruments.get((name, market, native_symbol)) for market in markets)
-                return next((instrument for instrument in known if instrument is not None), None)
-
+            exchange = self.exchanges[value["exchange"]]
+            find = partial(self.naming.find, value["exchange"], value["markets"])
             self.legs[value["session"]] = exchange, Leg(value["session"], self.continuity, find, exchange.book_rules)
         elif note.letter is Letter.REQUEST and "session" in value and value["exchange"] in self.exchanges:
             self.requests[value["session"]] = value

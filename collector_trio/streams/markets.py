@@ -18,7 +18,7 @@ from collector_trio.config import Config
 from collector_trio.exchanges.protocol import Exchange
 from collector_trio.journal.records import Letter
 from collector_trio.plan import Plan, StreamPlan, make_plan
-from collector_trio.streams.listing import Listing, keep_listing, listing_threads, load_listing, obtain_listing
+from collector_trio.streams.listing import Listing, keep_listing, load_listing, obtain_listing, rest_threads
 from collector_trio.streams.supervisor import Stream, Surroundings, backoff, keep_stream
 
 REFRESH_EVERY_S = 3600.0
@@ -123,7 +123,7 @@ async def _run_market(
     """
     data_dir = config.collector.data_dir
     base_url = rest_url(config, exchange, market)
-    listing = await trio.to_thread.run_sync(load_listing, data_dir, exchange.NAME, market, limiter=listing_threads())
+    listing = await trio.to_thread.run_sync(load_listing, data_dir, exchange.NAME, market, limiter=rest_threads())
     fresh = listing is None
     if listing is None:
         listing = await obtain_listing(exchange, market, base_url, around)
@@ -164,7 +164,7 @@ async def _keep(config: Config, exchange: Exchange, market: str, listing: Listin
     """Keep `listing` for the next start; that it cannot be kept is said, and no reason to stop."""
     keep = partial(keep_listing, config.collector.data_dir, exchange.NAME, market, listing)
     try:
-        await trio.to_thread.run_sync(keep, limiter=listing_threads())
+        await trio.to_thread.run_sync(keep, limiter=rest_threads())
     except OSError as error:
         around.log.warning("instruments not kept", exchange=exchange.NAME, market=market, reason=str(error))
 

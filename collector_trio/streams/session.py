@@ -341,7 +341,7 @@ class Session:
             if now >= sparse_at:
                 self._judge_live()
             if self._silent_at() <= now - GRACE_S:
-                raise ConnectionEnded("silent", f"no data for {now - self._heard_at:.1f} s")
+                raise ConnectionEnded("silent", f"no data for {now - self._heard_at:.1f} s{self._refused_with()}")
             late = [watched for watched in self._watched.values() if watched.overdue_at() <= now - GRACE_S]
             if late:
                 await self._judge(connection, late, now)
@@ -366,13 +366,15 @@ class Session:
             first = late[0].subscription
             named = f"{first.channel} {first.native_symbol}" + (f" and {len(late) - 1} more" if late[1:] else "")
             reason = "silent" if self.live_at is not None else "unproven"
-            said = f"; the exchange had said {self.refusal}" if self.refusal else ""
-            raise ConnectionEnded(reason, f"no data for {silent_s:.1f} s ({named}){said}")
+            raise ConnectionEnded(reason, f"no data for {silent_s:.1f} s ({named}){self._refused_with()}")
         spoken_since = [w for w in late if self._heard_at > (w.heard_at or w.asked_at or 0.0)]
         for watched in spoken_since:
             await self._ask_again(connection, watched)
         if not spoken_since:  # nothing at all was heard, but not for long enough to give the socket up
             await trio.sleep_until(self._heard_at + limit_s)
+
+    def _refused_with(self) -> str:
+        return f"; the exchange had said {self.refusal}" if self.refusal else ""
 
     # Liveness
 

@@ -18,7 +18,7 @@ from collector_trio.errors import HttpFailed
 from collector_trio.exchanges.protocol import BookSnapshot, Exchange
 from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Letter
-from collector_trio.streams.listing import listing_threads, weight_budget
+from collector_trio.streams.listing import rest_threads, weight_budget
 from collector_trio.streams.supervisor import Surroundings, backoff
 
 AT_ONCE = 4  # requests in flight per market
@@ -107,7 +107,7 @@ class Snapshots:
                 body = await client.get(request.path)
             # A deep book takes 20 ms to look through; the event loop goes on meanwhile.
             decode = partial(exchange.decode_snapshot, self.market, instrument.native_symbol, body)
-            decoded = await trio.to_thread.run_sync(decode, limiter=listing_threads())
+            decoded = await trio.to_thread.run_sync(decode, limiter=rest_threads())
             while not journal.append(session, around.clock(), [body]):
                 await journal.room()
             reason = ""  # and nothing is awaited until the track has it: the order is the journal's

@@ -14,8 +14,7 @@ import pytest
 
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
-from collector_trio.instruments import Instrument
+from collector_trio.instruments import Instrument, Naming
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"the recordings are not here: {SHARED}")

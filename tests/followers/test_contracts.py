@@ -13,8 +13,7 @@ from collector_trio.continuity.fold import Continuity
 from collector_trio.followers.columns import floats
 from collector_trio.followers.contracts import base_units
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
-from collector_trio.instruments import Instrument
+from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.records import Batch, Letter, Note
 
 EXACT = Context(prec=1000, Emax=MAX_EMAX, Emin=MIN_EMIN)

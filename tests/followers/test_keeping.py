@@ -8,8 +8,8 @@ import pytest
 from collector_trio.continuity.book import Book
 from collector_trio.continuity.fold import Continuity
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
 from collector_trio.followers.state import book_of, book_state
+from collector_trio.instruments import Naming
 from collector_trio.journal.records import Batch, Letter, Note
 
 NS = 1_795_439_000_000_000_000

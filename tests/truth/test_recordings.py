@@ -12,7 +12,7 @@ import pytest
 
 from collector_trio.continuity.fold import Continuity
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.naming import Naming
+from collector_trio.instruments import Naming
 from collector_trio.journal.records import Batch, Letter, Note
 
 from ..exchanges.readings import SHARED, Recorded, jsonl, needs_shared, recorded
