@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 import cattrs
+import pyarrow as pa
 from made_up import NS, Market
 
 from collector_trio.followers.fold import Fold
@@ -23,6 +24,9 @@ BATCH = 20  # frames a read brings, made-up ones; real ones come together when t
 SESSION, ANSWER = 1, 1_000_000  # session numbers: of the socket, and of the first REST answer
 RECORDINGS = Path(__file__).parents[1].parent / "shared" / "data" / "hftbacktest"
 SEGMENT_NS = 60_000_000_000
+
+
+pa.set_cpu_count(1)  # as the follower does
 
 
 @attrs.define

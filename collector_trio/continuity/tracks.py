@@ -91,11 +91,10 @@ class TradeTrack(Track):
         """
         coverage = self.coverage
         mark, mark_ns, epoch = coverage.mark, coverage.mark_ns, coverage.epoch
-        self.legs.add(session)
-        if first == mark + 1 and not self.waits:
-            coverage.mark, coverage.mark_ns = last, ns
-            self.last_frame, self.reason = frame, None
+        if first == self.next_id:
+            self.follow(session, last, ns, frame)
             return True
+        self.legs.add(session)
         new = coverage.take(first, last, ns)
         if not new and coverage.mark_ns is not None and ns > coverage.mark_ns + AGAIN_NS:
             coverage.begin_again(first, last, ns)  # no duplicate: it was made after all that was seen
@@ -116,6 +115,20 @@ class TradeTrack(Track):
         if coverage.mark != mark:  # what fills a hole says nothing of what happened to the sessions since
             self.last_frame, self.reason = frame, None
         return new
+
+    @property
+    def next_id(self) -> int | None:
+        """The id that goes on where the last one ended; None while a hole waits, for then any one may matter."""
+        return None if self.waits else self.coverage.mark + 1
+
+    def follow(self, session: int, last: int, ns: int, frame: int) -> None:
+        """Take ids from `next_id` to `last`, of exchange time `ns`: what `take` would do with them, one after another.
+
+        `ns` and `frame` are those of the last one.
+        """
+        self.legs.add(session)
+        self.coverage.mark, self.coverage.mark_ns = last, ns
+        self.last_frame, self.reason = frame, None
 
     def take_number(self, session: int, number: int, frame: int, received_ns: int) -> bool:
         """Take an id that the exchange gave to what is no trade: it is not missing. Its time is nobody's."""

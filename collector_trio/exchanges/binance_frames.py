@@ -6,13 +6,14 @@ follower, so what happens to a good one is written to be cheap: one reading, one
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Trade
-from collector_trio.exchanges.wire import FIRST_MS, LAST_MS, MAX_INT, all_text, are_numbers, exchange_ns
+from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Trade, Trades
+from collector_trio.exchanges.wire import FIRST_MS, LAST_MS, MAX_INT, all_plain, all_text, are_numbers, exchange_ns
 
 _Name = Annotated[str, Meta(min_length=1)]
 _Id = Annotated[int, Meta(ge=0, le=MAX_INT)]
@@ -127,6 +128,60 @@ def decode(frame: bytes) -> Decoded:
         return _decode_other(frame)
     except RecursionError:
         return Reject("nested too deeply")
+
+
+def decode_trades(frames: Sequence[bytes]) -> tuple[Trades, Sequence[int]] | None:
+    """Read the frames of `@aggTrade` or `@trade` together; None if one of them must be looked at alone."""
+    if _is_trade(frames[0]) and _is_trade(frames[-1]):  # a socket of trades alone, most likely
+        trades = _read_together(frames)
+        if trades is not None:
+            return trades, range(len(frames))
+    where = [n for n, frame in enumerate(frames) if _is_trade(frame)]
+    if not where:
+        return Trades(), ()
+    trades = _read_together([frames[n] for n in where])
+    return None if trades is None else (trades, where)
+
+
+def _is_trade(frame: bytes) -> bool:
+    return b'rade"' in frame[:64]  # the stream's name, with the longest symbol there is
+
+
+def _read_together(frames: Sequence[bytes]) -> Trades | None:
+    """Return what `rows` says of each; None where that is more than a plain trade."""
+    try:
+        events: list[Any] = [combined.data for combined in map(_read_combined, frames)]
+        kinds = set(map(type, events))
+        if kinds == {_AggTrade}:
+            trades = _columns(events)
+            trades.first_ids, trades.last_ids = [event.first_id for event in events], [e.last_id for e in events]
+        elif kinds == {_SingleTrade} and {event.nature for event in events} == {"MARKET"}:
+            trades = _columns(events)
+            trades.first_ids, trades.last_ids = [None] * len(events), [None] * len(events)
+        else:
+            return None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return trades
+
+
+def _columns(events: "Sequence[_AggTrade | _SingleTrade]") -> Trades:
+    """Return what all trades have. Raises ValueError where one has something to it that asks for a closer look."""
+    symbols, times = [event.native_symbol for event in events], [event.time for event in events]
+    prices, sizes = [event.price for event in events], [event.size for event in events]
+    if min(times) < FIRST_MS or max(times) > LAST_MS or not all_plain(prices, sizes):
+        raise ValueError("a time or a number that is spelled in another way, or is none")
+    if {event.product for event in events} != {1} or any("_" in symbol for symbol in set(symbols)):
+        raise ValueError("sizes may be contracts")
+    return Trades(
+        symbols,
+        [event.id for event in events],
+        prices,
+        sizes,
+        [not event.buyer_is_maker for event in events],
+        [time * 1_000_000 for time in times],
+        derivatives=[False] * len(events),
+    )
 
 
 def _not_numbers(price: str, size: str) -> Reject:

@@ -5,13 +5,14 @@ good frame is written to be cheap.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Trade
-from collector_trio.exchanges.wire import FIRST_MS, LAST_MS, MAX_INT, all_text, are_numbers, exchange_ns
+from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Trade, Trades
+from collector_trio.exchanges.wire import FIRST_MS, LAST_MS, MAX_INT, all_plain, all_text, are_numbers, exchange_ns
 
 CHANNELS = {"trades": "trades-all", "book": "books"}  # ours, and what we ask for
 
@@ -93,6 +94,42 @@ def decode(frame: bytes) -> Decoded:
         return _decode_other(frame)
     except RecursionError:
         return Reject("nested too deeply")
+
+
+def decode_trades(frames: Sequence[bytes]) -> tuple[Trades, Sequence[int]] | None:
+    """Read the frames of `trades-all` together; None if one of them must be looked at alone, or is of `trades`."""
+    where = [n for n, frame in enumerate(frames) if frame.startswith(_TRADE_HEADS)]
+    if not where:
+        return Trades(), ()
+    try:
+        read = list(map(_read_trades, frames if len(where) == len(frames) else [frames[n] for n in where]))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if any(len(frame.data) != 1 or frame.arg.channel != "trades-all" for frame in read):
+        return None
+    trades = _columns([frame.data[0] for frame in read])
+    return None if trades is None else (trades, where)
+
+
+def _columns(events: Sequence[_Trade]) -> Trades | None:
+    """Return what `_trade_rows` says of each; None where that is more than a plain trade."""
+    symbols, times, sides = [t.instId for t in events], [t.ts for t in events], [t.side for t in events]
+    prices, sizes = [t.px for t in events], [t.sz for t in events]
+    if min(times) < FIRST_MS or max(times) > LAST_MS or not all_plain(prices, sizes):
+        return None
+    if not {*sides} <= {"buy", "sell"} or {t.count for t in events} != {None}:
+        return None
+    return Trades(
+        symbols,
+        [t.tradeId for t in events],
+        prices,
+        sizes,
+        [side == "buy" for side in sides],
+        [time * 1_000_000 for time in times],
+        [None] * len(events),
+        [None] * len(events),
+        [symbol.count("-") >= 2 for symbol in symbols],
+    )
 
 
 def _trade_rows(frame: _Trades) -> Decoded:

@@ -37,6 +37,50 @@ class Trade(msgspec.Struct, gc=False):
     covers: int | None = 1
 
 
+@attrs.define(eq=False)
+class Trades:
+    """Many trades as columns of equal length, each as `Trade` says of its field; `buys`: where `side` is "buy"."""
+
+    native_symbols: list[str] = attrs.field(factory=list)
+    ids: list[int] = attrs.field(factory=list)
+    prices: list[str] = attrs.field(factory=list)
+    sizes: list[str] = attrs.field(factory=list)
+    buys: list[bool] = attrs.field(factory=list)
+    exchange_ns: list[int] = attrs.field(factory=list)
+    first_ids: list[int | None] = attrs.field(factory=list)
+    last_ids: list[int | None] = attrs.field(factory=list)
+    derivatives: list[bool] = attrs.field(factory=list)
+
+    def append(self, trade: Trade) -> None:
+        """Add one."""
+        self.native_symbols.append(trade.native_symbol)
+        self.ids.append(trade.id)
+        self.prices.append(trade.price)
+        self.sizes.append(trade.size)
+        self.buys.append(trade.side == "buy")
+        self.exchange_ns.append(trade.exchange_ns)
+        self.first_ids.append(trade.first_id)
+        self.last_ids.append(trade.last_id)
+        self.derivatives.append(trade.derivative)
+
+    def extend(self, more: "Trades") -> None:
+        """Add many."""
+        self.native_symbols += more.native_symbols
+        self.ids += more.ids
+        self.prices += more.prices
+        self.sizes += more.sizes
+        self.buys += more.buys
+        self.exchange_ns += more.exchange_ns
+        self.first_ids += more.first_ids
+        self.last_ids += more.last_ids
+        self.derivatives += more.derivatives
+
+    def at(self, positions: Sequence[int]) -> "Trades":
+        """Return some of them."""
+        columns = attrs.asdict(self, recurse=False)
+        return Trades(**{name: [column[n] for n in positions] for name, column in columns.items()})
+
+
 class BookDelta(msgspec.Struct, gc=False):
     """One published change of an order book (or, with `snapshot`, a whole one).
 
@@ -169,6 +213,11 @@ class Exchange(Plannable, Protocol):
 
     def decode(self, frame: bytes) -> Decoded:
         """Say what one frame means. Never raises, whatever the bytes."""
+
+    def decode_trades(self, frames: Sequence[bytes]) -> tuple[Trades, Sequence[int]] | None:
+        """Read those of many frames that look like trades, each one trade that takes one number, and say which they
+        are: what `decode` makes of each of them, several times as fast. None: one of them is not that plain.
+        """
 
     def book_rules(self, market: str) -> BookRules:
         """Return how the order books of `market` are kept."""

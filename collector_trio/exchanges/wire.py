@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
@@ -61,6 +62,16 @@ def are_numbers(price: str, size: str) -> bool:
 
 # With one space in it the text has no other between two numbers; each is far shorter than `is_number` allows.
 _two_plain = re.compile(r"[0-9]{1,99}\.?[0-9]{0,99} [0-9]{1,99}\.?[0-9]{0,99}").fullmatch
+
+
+def all_plain(prices: Sequence[str], sizes: Sequence[str]) -> bool:
+    """Tell whether all are plainly spelled numbers: then `are_numbers` says so of each."""
+    text = " ".join(prices) + " " + " ".join(sizes) + " "
+    return text.count(" ") == len(prices) + len(sizes) and _all_plain(text) is not None
+
+
+# Atomic, for there is nothing to go back for: a number can be cut in many ways.
+_all_plain = re.compile(r"(?>[0-9]{1,99}\.?[0-9]{0,99} )*+").fullmatch
 
 
 def number_or_none(text: str | None) -> str | None:

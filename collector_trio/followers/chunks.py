@@ -1,12 +1,14 @@
 """Rows on their way to a file: typed messages that wait to become columns, then columns that wait to be taken."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import attrs
 import numpy as np
 import pyarrow as pa
 
+from collector_trio.exchanges.protocol import BookDelta, Trade, Trades
 from collector_trio.followers.columns import build, micros
 from collector_trio.instruments import Instrument
 
@@ -19,70 +21,92 @@ ALL = "all"  # the exchange or market of a row that is not of one alone
 
 @attrs.define
 class Waiting:
-    """Messages of one table and market. `frames` are kept whole where a level may turn out to be none.
-
-    Which session brought a row, and when, is known by stretches: (rows up to here, session, receive time).
-    """
+    """Messages of one table and market, and what brought them: so many in a row from one session, at one time."""
 
     instruments: dict[str, Instrument] = attrs.field(factory=dict)  # by native symbol
-    rows: list[Any] = attrs.field(factory=list)
     numbers: list[int] = attrs.field(factory=list)  # of their frames
-    frames: list[bytes] = attrs.field(factory=list)
-    owners: list[int] = attrs.field(factory=list)  # of book changes: whose levels they change; -1: nobody's yet
-    stretches: list[tuple[int, int | None, int]] = attrs.field(factory=list)
+    counts: list[int] = attrs.field(factory=list)
+    sessions: list[int | None] = attrs.field(factory=list)
+    received_ns: list[int] = attrs.field(factory=list)
 
-    def end_stretch(self, session: int | None, received_ns: int) -> None:
-        """Say what brought the rows since the last call."""
-        if len(self.rows) > (self.stretches[-1][0] if self.stretches else 0):
-            self.stretches.append((len(self.rows), session, received_ns))
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def arrived(self, session: int | None, number: int, received_ns: int) -> None:
+        """Say what brought one more message."""
+        self.numbers.append(number)
+        self.counts.append(1)
+        self.sessions.append(session)
+        self.received_ns.append(received_ns)
 
     def lines(self) -> list[Line]:
-        """Return what brought each row."""
-        found: list[Line] = []
-        start = 0
-        for end, session, received_ns in self.stretches:
-            found += [(session, number, received_ns) for number in self.numbers[start:end]]
-            start = end
-        return found
+        """Return what brought each message."""
+        of_rows = chain.from_iterable(map(repeat, zip(self.sessions, self.received_ns, strict=True), self.counts))
+        return [(session, number, ns) for (session, ns), number in zip(of_rows, self.numbers, strict=True)]
 
     def stamps(self) -> dict[str, Any]:
-        """Return the columns that say what brought each row."""
-        counts = np.diff([0, *(end for end, _, _ in self.stretches)])
-        received = np.repeat(np.array([ns for _, _, ns in self.stretches], dtype=np.int64), counts)
-        if any(session is None for _, session, _ in self.stretches):
-            sessions: Any = pa.nulls(len(self.rows), pa.int64())
+        """Return the columns that say what brought each message."""
+        received = np.repeat(np.array(self.received_ns, dtype=np.int64), self.counts)
+        if None in self.sessions:  # no journal holds them
+            sessions = pa.nulls(len(self), pa.int64())
         else:
-            sessions = pa.array(np.repeat(np.array([s for _, s, _ in self.stretches], dtype=np.int64), counts))
-        return {
-            "recv": micros(received),
-            "recv_ns": pa.array(received),
-            "session": sessions,
-            "frame": pa.array(np.array(self.numbers, dtype=np.int64)),
-        }
+            sessions = pa.array(np.repeat(np.array(self.sessions, dtype=np.int64), self.counts))
+        return {"recv": micros(received), "recv_ns": pa.array(received), "session": sessions, "frame": self.numbers}
 
-    def take(self) -> "Waiting":
+
+@attrs.define
+class WaitingTrades(Waiting):
+    """Trades."""
+
+    trades: Trades = attrs.field(factory=Trades)
+
+    def append(self, trade: Trade, session: int | None, number: int, received_ns: int) -> None:
+        """Let one more wait."""
+        self.trades.append(trade)
+        self.arrived(session, number, received_ns)
+
+    def extend(
+        self, trades: Trades, session: int, numbers: Sequence[int], counts: Sequence[int], received_ns: Sequence[int]
+    ) -> None:
+        """Let many more wait, each of which has a frame of its own; so many were received together."""
+        self.trades.extend(trades)
+        self.numbers += numbers
+        self.counts += counts
+        self.sessions += [session] * len(counts)
+        self.received_ns += received_ns
+
+    def take(self) -> "WaitingTrades":
         """Return what waits, and wait for more."""
         taken = attrs.evolve(self)
-        self.rows, self.numbers, self.frames, self.owners, self.stretches = [], [], [], [], []
+        self.numbers, self.counts, self.sessions, self.received_ns, self.trades = [], [], [], [], Trades()
         return taken
 
-    def without(self, indices: set[int]) -> "Waiting":
-        """Return the same without some of the rows."""
-        keep = [index for index in range(len(self.rows)) if index not in indices]
-        stretches: list[tuple[int, int | None, int]] = []
-        start = 0
-        for end, session, received_ns in self.stretches:
-            kept = sum(index not in indices for index in range(start, end))
-            stretches.append(((stretches[-1][0] if stretches else 0) + kept, session, received_ns))
-            start = end
-        return Waiting(
-            self.instruments,
-            [self.rows[index] for index in keep],
-            [self.numbers[index] for index in keep],
-            [self.frames[index] for index in keep],
-            [self.owners[index] for index in keep],
-            stretches,
-        )
+
+@attrs.define
+class WaitingChanges(Waiting):
+    """Changes of books. `frames` are kept whole, for a level may turn out to be none."""
+
+    changes: list[BookDelta] = attrs.field(factory=list)
+    frames: list[bytes] = attrs.field(factory=list)
+    owners: list[int] = attrs.field(factory=list)  # whose levels they change; -1: nobody's yet
+
+    def take(self) -> "WaitingChanges":
+        """Return what waits, and wait for more."""
+        taken = attrs.evolve(self)
+        self.numbers, self.counts, self.sessions, self.received_ns = [], [], [], []
+        self.changes, self.frames, self.owners = [], [], []
+        return taken
+
+    def without(self, indices: set[int]) -> "WaitingChanges":
+        """Return the same without some of the messages."""
+        kept = WaitingChanges(self.instruments)
+        for index, (line, change) in enumerate(zip(self.lines(), self.changes, strict=True)):
+            if index not in indices:
+                kept.arrived(*line)
+                kept.changes.append(change)
+                kept.frames.append(self.frames[index])
+                kept.owners.append(self.owners[index])
+        return kept
 
 
 @attrs.define
@@ -94,7 +118,7 @@ class Finished:
     def add(self, place: Place, waiting: Waiting, columns: Mapping[str, Any]) -> None:
         """Add the rows of messages that waited."""
         whole = {"exchange": place[1], "market": place[2], **waiting.stamps(), **columns}
-        self.chunks.setdefault(place, []).append(build(place[0], whole, len(waiting.rows)))
+        self.chunks.setdefault(place, []).append(build(place[0], whole, len(waiting)))
 
     def put(self, table: str, exchange: str, market: str, lines: Sequence[Line], columns: Mapping[str, Any]) -> None:
         """Add rows that `lines` brought."""

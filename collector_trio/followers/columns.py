@@ -1,7 +1,7 @@
 """From typed messages to Arrow columns, a batch at a time, and the guard that says where float64 is not enough."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -49,9 +49,18 @@ def build(table: str, columns: Mapping[str, Any], rows: int) -> pa.Table:
             arrays.append(_repeat(values, rows, field.type))
         elif isinstance(values, pa.Array):
             arrays.append(values.cast(field.type) if values.type != field.type else values)
+        elif field.type == pa.int64():
+            arrays.append(_integers(values))
         else:
             arrays.append(pa.array(values, field.type))
     return pa.Table.from_arrays(arrays, schema=SCHEMAS[table])
+
+
+def _integers(values: Sequence[int | None]) -> pa.Array:
+    try:
+        return pa.array(np.array(values, dtype=np.int64))  # twice as fast as the plain way
+    except TypeError:  # None is among them
+        return pa.array(values, pa.int64())
 
 
 def _repeat(value: str | int, rows: int, kind: pa.DataType) -> pa.Array:
@@ -60,9 +69,9 @@ def _repeat(value: str | int, rows: int, kind: pa.DataType) -> pa.Array:
     return pa.repeat(pa.scalar(value, kind), rows)
 
 
-def micros(ns: Iterable[int]) -> pa.Array:
+def micros(ns: Sequence[int] | np.ndarray[Any, Any]) -> pa.Array:
     """Return nanoseconds as the timestamps the tables hold: microseconds, rounded down."""
-    array = np.asarray(ns if isinstance(ns, np.ndarray) else list(ns), dtype=np.int64)
+    array = np.asarray(ns, dtype=np.int64)
     return pa.array(array // 1000).cast(_TYPES[Kind.TIME])
 
 

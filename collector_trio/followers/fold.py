@@ -19,12 +19,15 @@ from collector_trio.continuity.book import Book
 from collector_trio.continuity.fold import Continuity
 from collector_trio.exchanges.protocol import BookDelta
 from collector_trio.followers.chunks import ALL, Finished, Place
-from collector_trio.followers.intake import UNKNOWN, Intake, OnClassified, Speaker
+from collector_trio.followers.intake import UNKNOWN, Intake, OnClassified
 from collector_trio.followers.notes import LedgerRows, put_instruments, put_request, put_session
+from collector_trio.followers.plain import Read, Speaker
 from collector_trio.followers.state import FoldState
 from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.meaning import take_note
 from collector_trio.journal.records import Batch, Damage, Letter, Note
+
+TOGETHER = 1024  # frames taken at once, at most
 
 
 class Fold:
@@ -47,10 +50,13 @@ class Fold:
         self._intake = Intake(naming, continuity, self._finished, self._ledger, on_classified)
         self._sessions: dict[int, Speaker] = {}
         self._requests: dict[int, dict[str, Any]] = {}  # REST requests without an answer, by session
+        self._reads: list[Read] = []  # batches of sessions that were not taken yet, to be taken together
+        self._read_frames = 0
         self.begin()
 
     def begin(self) -> None:
         """Begin a segment: what is counted per segment is 0."""
+        self._take_reads()
         self._intake.begin()
         self.damages: list[Damage] = []
         self.first_frame: int | None = None
@@ -64,7 +70,9 @@ class Fold:
         """Take the next record."""
         if isinstance(record, Batch):
             self._feed_batch(record)
-        elif isinstance(record, Note):
+            return
+        self._take_reads()
+        if isinstance(record, Note):
             self.first_ns = self.first_ns or record.ns
             self.last_ns = max(self.last_ns, record.ns)
             self._feed_note(record)
@@ -77,23 +85,34 @@ class Fold:
         self, exchange: str, market: str, frames: Sequence[bytes], session: int | None, first: int, received_ns: int
     ) -> None:
         """Decode and classify `frames` that no journal holds; the first has number `first`."""
-        self._intake.take(Speaker(exchange, (market,)), frames, session, first, received_ns)
+        self._intake.take(Read(Speaker(exchange, (market,)), session, first, received_ns, frames))
 
     def _feed_batch(self, batch: Batch) -> None:
         self.last_ns = max(self.last_ns, batch.received_ns)
         if self.first_frame is None:
             self.first_frame = batch.first_frame
         session, first, ns = batch.session, batch.first_frame, batch.received_ns
+        if session not in self._requests and (speaker := self._sessions.get(session)) is not None:
+            self._heard.add(speaker)
+            self._reads.append(Read(speaker, session, first, ns, batch.frames))
+            self._read_frames += len(batch.frames)
+            if self._read_frames >= TOGETHER:
+                self._take_reads()
+            return
+        self._take_reads()
         if session in self._requests:
             self._feed_answer(batch)
-        elif (speaker := self._sessions.get(session)) is not None:
-            self._heard.add(speaker)
-            self._intake.take(speaker, batch.frames, session, first, ns)
         else:  # its opening was damaged; nothing says which exchange spoke
             for number, frame in enumerate(batch.frames, first):
                 self._intake.reject(UNKNOWN, (session, number, ns), "unknown session", frame)
         if self._ledger.news:
             self._ledger.write((session, first + len(batch.frames) - 1, ns))
+
+    def _take_reads(self) -> None:
+        """Take the batches that wait. Only other records may change what they mean, so these come first."""
+        reads, self._reads, self._read_frames = self._reads, [], 0
+        if reads:
+            self._intake.take_reads(reads)
 
     def _feed_answer(self, batch: Batch) -> None:
         """Take what REST said."""
@@ -149,11 +168,13 @@ class Fold:
     @property
     def counts(self) -> Counter[str]:
         """Frames of this segment by class."""
+        self._take_reads()
         return self._intake.counts
 
     @property
     def ignored(self) -> Counter[str]:
         """Ignored frames of this segment by reason."""
+        self._take_reads()
         return self._intake.ignored
 
     @property
@@ -164,6 +185,7 @@ class Fold:
     @property
     def totals(self) -> dict[str, Counter[str]]:
         """What was counted over all segments, by what; `missing` is what is missing now."""
+        self._take_reads()
         totals = {"rows": self._rows, "rejects": self._intake.rejects, "unreadable": self._intake.books.unreadable}
         if self.continuity is not None:
             totals["gaps"] = Counter({f"{table} {cause}": n for (table, cause), n in self.continuity.gaps.items()})
@@ -176,7 +198,8 @@ class Fold:
         return self._intake.books.book(exchange, market, native_symbol)
 
     def flush(self) -> None:
-        """Turn everything that waits into columns."""
+        """Take everything that waits, and turn it into columns."""
+        self._take_reads()
         self._intake.flush()
         if self._ledger.news:
             self._ledger.write((None, -1, self.last_ns))
@@ -246,5 +269,5 @@ class Fold:
             instrument = fold.naming.find(exchange, [market], native_symbol)
             if instrument is not None:
                 place = (BookDelta.channel, exchange, market)
-                books.load(instrument, place, fold._intake.waiting(place), kept)
+                books.load(instrument, place, fold._intake.changes(place), kept)
         return fold

@@ -13,9 +13,10 @@ from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.tracks import TradeTrack
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, Ignored, Reject, Row, Trade
-from collector_trio.followers.chunks import ALL, Finished, Line, Place, Waiting
+from collector_trio.followers.chunks import ALL, Finished, Line, Place, WaitingChanges, WaitingTrades
 from collector_trio.followers.keeping import Books, KeptBook
 from collector_trio.followers.notes import LedgerRows
+from collector_trio.followers.plain import Numbered, Read, Speaker, TradeSlot, plain_runs
 from collector_trio.followers.rows import trade_columns
 from collector_trio.instruments import Naming
 
@@ -28,38 +29,15 @@ OTHER_REASONS = "other reasons"
 # Hears of every frame: its number, class, and reason; or, of each row, the native symbol.
 OnClassified = Callable[[int, str, str], None]
 
-
-@attrs.frozen(cache_hash=True)
-class Speaker:
-    """Who sent a frame: an exchange, of some of its markets. A session is a speaker, and so is a REST endpoint."""
-
-    exchange: str
-    markets: tuple[str, ...]
-
-    @property
-    def market(self) -> str:
-        """The one market, or that it is not one."""
-        return self.markets[0] if len(self.markets) == 1 else ALL
-
-
 UNKNOWN = Speaker(ALL, ())
-
-
-@attrs.define(eq=False)
-class _Trades:
-    """Where the trades of one instrument go."""
-
-    waiting: Waiting
-    track: TradeTrack | None
 
 
 @attrs.define(eq=False)
 class _Known:
     """The instruments a speaker has spoken of, by native symbol, and all that waits of them."""
 
-    trades: dict[str, _Trades] = attrs.field(factory=dict)
+    trades: dict[str, TradeSlot] = attrs.field(factory=dict)
     books: dict[str, KeptBook] = attrs.field(factory=dict)
-    waiting: dict[Place, Waiting] = attrs.field(factory=dict)
 
 
 class Intake:
@@ -79,74 +57,72 @@ class Intake:
         self._ledger = ledger
         self._on_classified = on_classified
         self._known: dict[Speaker, _Known] = {}
-        self._waiting: dict[Place, Waiting] = {}
+        self._trades: dict[Place, WaitingTrades] = {}
+        self._changes: dict[Place, WaitingChanges] = {}
         self._rejected: dict[Speaker, list[tuple[Line, str, bytes]]] = {}
 
     def begin(self) -> None:
         """Begin to count anew."""
         self.counts, self.ignored = Counter(), Counter()
 
-    def take(
-        self, speaker: Speaker, frames: Sequence[bytes], session: int | None, first: int, received_ns: int
-    ) -> None:
-        """Take frames that were received together; the first has number `first`."""
-        decode, take_next = EXCHANGES[speaker.exchange].decode, self.books.take_next
-        known = self._known.get(speaker)
-        if known is None:
-            known = self._known[speaker] = _Known()
-        trades, books = known.trades, known.books
-        rejected = None if self.continuity is None or session is None else self.continuity.rejected.get(session)
-        watched = self._on_classified is not None
+    def take_reads(self, reads: Sequence[Read]) -> None:
+        """Take what was received, read by read; a change in the ledger is brought by the last frame of a read."""
+        plain = None
+        if self.continuity is not None and self._on_classified is None:
+            plain = plain_runs(reads, self._trade_slot)
+        if plain is None:
+            for read in reads:
+                self.take(read)
+                self._write_ledger(read)
+            return
+        runs, others = plain
+        for run in runs:
+            run.take()
+            self.counts["rows"] += len(run.numbers)
+        for read, frames in zip(reads, others, strict=True):
+            if frames:
+                self._take(read, frames)
+                self._write_ledger(read)
+        self._flush_full()
+
+    def take(self, read: Read) -> None:
+        """Take what was received together, frame by frame."""
+        self._take(read, enumerate(read.frames, read.first))
+        self._flush_full()
+
+    def _write_ledger(self, read: Read) -> None:
+        if self._ledger.news:
+            self._ledger.write((read.session, read.first + len(read.frames) - 1, read.received_ns))
+
+    def _take(self, read: Read, frames: Numbered) -> None:
+        speaker, session, received_ns = read.speaker, read.session, read.received_ns
+        decode = EXCHANGES[speaker.exchange].decode
+        take_next, watched = self.books.take_next, self._on_classified is not None
+        known = self._known.setdefault(speaker, _Known())
         rows = duplicates = 0
-        for number, frame in enumerate(frames, first):
-            decoded = decode(frame)
-            if isinstance(decoded, (tuple, list)):
-                if len(decoded) == 1 and not watched:  # what nearly every frame is, without detours
-                    row = decoded[0]
-                    if isinstance(row, Trade):
-                        slot = trades.get(row.native_symbol)
-                        if slot is not None:
-                            track, covers = slot.track, row.covers
-                            if track is not None and session is not None and covers is not None:
-                                last = row.id
-                                new = track.take(
-                                    session, last - covers + 1, last, row.exchange_ns, number, received_ns, rejected
-                                )
-                                if track.dirty:
-                                    self._ledger.news = True
-                                if not new:
-                                    duplicates += 1
-                                    continue
-                            rows += 1
-                            slot.waiting.rows.append(row)
-                            slot.waiting.numbers.append(number)
-                            continue
-                    else:
-                        kept = books.get(row.native_symbol)
-                        if kept is not None and take_next(kept, row, session, number, received_ns, frame):
-                            rows += 1
-                            continue
-                new_rows = self._take_rows(speaker, known, decoded, frame, (session, number, received_ns))
+        for number, frame in frames:
+            said = decode(frame)
+            if isinstance(said, (tuple, list)):
+                if len(said) == 1 and not watched and isinstance(said[0], BookDelta):  # what most of them are
+                    kept = known.books.get(said[0].native_symbol)
+                    if kept is not None and take_next(kept, said[0], session, number, received_ns, frame):
+                        rows += 1
+                        continue
+                new_rows = self._take_rows(speaker, known, said, frame, (session, number, received_ns))
                 if new_rows is not None:
                     rows, duplicates = rows + new_rows, duplicates + 1 - new_rows
-            elif isinstance(decoded, Control):
+            elif isinstance(said, Control):
                 self.counts["control"] += 1
-                self._classified(number, "control", f"{decoded.kind}: {decoded.text}" if decoded.text else decoded.kind)
-            elif isinstance(decoded, Ignored):
-                self.ignore(number, decoded.reason)
-                self._take_number(speaker, decoded, (session, number, received_ns))
-            elif isinstance(decoded, Reject):
-                self.reject(speaker, (session, number, received_ns), decoded.reason, frame)
+                self._classified(number, "control", f"{said.kind}: {said.text}" if said.text else said.kind)
+            elif isinstance(said, Ignored):
+                self.ignore(number, said.reason)
+                self._take_number(speaker, said, (session, number, received_ns))
+            elif isinstance(said, Reject):
+                self.reject(speaker, (session, number, received_ns), said.reason, frame)
                 if session is not None and self.continuity is not None:
-                    rejected = self.continuity.rejected[session] = number, decoded.reason
-        if rows:
-            self.counts["rows"] += rows
-        if duplicates:
-            self.counts["duplicate"] += duplicates
-        for place, waiting in known.waiting.items():
-            waiting.end_stretch(session, received_ns)
-            if len(waiting.rows) >= CHUNK:
-                self._flush(place, waiting)
+                    self.continuity.rejected[session] = number, said.reason
+        self.counts["rows"] += rows
+        self.counts["duplicate"] += duplicates
 
     def _take_rows(
         self, speaker: Speaker, known: _Known, rows: Sequence[Row], frame: bytes, line: Line
@@ -163,8 +139,7 @@ class Intake:
                 slot = known.trades[row.native_symbol]
                 new = self._take_trade(slot.track, row, line)
                 if new:
-                    slot.waiting.rows.append(row)
-                    slot.waiting.numbers.append(number)
+                    slot.waiting.append(row, *line)
             else:
                 new = self.books.take(known.books[row.native_symbol], row, session, number, received_ns, frame)
             kept += new
@@ -199,18 +174,25 @@ class Intake:
         if instrument is None:
             return False
         place = (channel, instrument.exchange, instrument.market)
-        waiting = known.waiting[place] = self.waiting(place)
-        waiting.instruments[native_symbol] = instrument
         if channel == Trade.channel:
             track = None if self.continuity is None else self.continuity.trade_track(instrument)
-            known.trades[native_symbol] = _Trades(waiting, track)
+            trades = self._trades.setdefault(place, WaitingTrades())
+            trades.instruments[native_symbol] = instrument
+            known.trades[native_symbol] = TradeSlot(trades, track)
         else:
-            known.books[native_symbol] = self.books.keep(instrument, place, waiting)
+            changes = self.changes(place)
+            changes.instruments[native_symbol] = instrument
+            known.books[native_symbol] = self.books.keep(instrument, place, changes)
         return True
 
-    def waiting(self, place: Place) -> Waiting:
-        """Return what waits of one place."""
-        return self._waiting.setdefault(place, Waiting())
+    def _trade_slot(self, speaker: Speaker, native_symbol: str) -> TradeSlot | None:
+        known = self._known.setdefault(speaker, _Known())
+        is_open = self._is_open(speaker, known, Trade.channel, native_symbol)
+        return known.trades[native_symbol] if is_open else None
+
+    def changes(self, place: Place) -> WaitingChanges:
+        """Return what waits of the books of one market."""
+        return self._changes.setdefault(place, WaitingChanges())
 
     def take_answer(self, speaker: Speaker, native_symbol: str, frame: bytes, line: Line) -> None:
         """Take what REST said when it was asked for a whole book."""
@@ -269,17 +251,18 @@ class Intake:
 
     def flush(self) -> None:
         """Turn everything that waits into columns."""
-        for place, waiting in self._waiting.items():
-            self._flush(place, waiting)
+        self._flush_full(1)
         for speaker in list(self._rejected):
             self._flush_rejected(speaker)
 
-    def _flush(self, place: Place, waiting: Waiting) -> None:
-        if place[0] == BookDelta.channel:
-            self.books.flush(place, waiting)
-        elif waiting.rows:
-            taken = waiting.take()
-            self._finished.add(place, taken, trade_columns(taken))
+    def _flush_full(self, full: int = CHUNK) -> None:
+        for place, trades in self._trades.items():
+            if len(trades) >= full:
+                taken = trades.take()
+                self._finished.add(place, taken, trade_columns(taken))
+        for place, changes in self._changes.items():
+            if len(changes) >= full:
+                self.books.flush(place, changes)
 
     def _flush_rejected(self, speaker: Speaker) -> None:
         lines, reasons, frames = zip(*self._rejected.pop(speaker), strict=True)

@@ -31,7 +31,7 @@ from collector_trio.continuity.tracks import BookTrack
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.exchanges.protocol import BookDelta, BookRules, BookSnapshot
 from collector_trio.followers.applying import apply_levels, whole_columns
-from collector_trio.followers.chunks import Finished, Line, Place, Waiting
+from collector_trio.followers.chunks import Finished, Line, Place, WaitingChanges
 from collector_trio.followers.columns import micros
 from collector_trio.followers.levels import BadSides
 from collector_trio.followers.notes import LedgerRows
@@ -50,7 +50,7 @@ _key = "{0.exchange} {0.market} {0.native_symbol}".format
 class KeptBook:
     """One book, and where its changes go. Without a `track` nobody keeps it, and changes are rows only."""
 
-    waiting: Waiting
+    waiting: WaitingChanges
     place: Place
     instrument: Instrument
     rules: BookRules
@@ -63,11 +63,16 @@ class KeptBook:
     whole: bool = False  # the levels are those of a synced book
     stored_ns: int | None = None  # when the book was last stored whole
 
-    def append(self, row: BookDelta, number: int, frame: bytes, owner: int) -> None:
+    def append(
+        self, row: BookDelta, session: int | None, number: int, received_ns: int, frame: bytes, owner: int
+    ) -> None:
         """Let a row wait to become columns."""
         waiting = self.waiting
-        waiting.rows.append(row)
         waiting.numbers.append(number)
+        waiting.counts.append(1)
+        waiting.sessions.append(session)
+        waiting.received_ns.append(received_ns)
+        waiting.changes.append(row)
         waiting.frames.append(frame)
         waiting.owners.append(owner)
 
@@ -85,7 +90,7 @@ class Books:
     _kept: dict[str, KeptBook] = attrs.field(factory=dict)  # by exchange, market and native symbol
     _owners: list[KeptBook] = attrs.field(factory=list)  # the same, by index
 
-    def keep(self, instrument: Instrument, place: Place, waiting: Waiting) -> KeptBook:
+    def keep(self, instrument: Instrument, place: Place, waiting: WaitingChanges) -> KeptBook:
         """Return the book of `instrument`, the same for all sessions."""
         key = _key(instrument)
         kept = self._kept.get(key)
@@ -116,7 +121,7 @@ class Books:
         if row.last_seq is None or received_ns - stored_ns >= self.snapshot_every_ns:
             return False
         track.take(session, before, row.last_seq, row.exchange_ns, number, received_ns, None)
-        kept.append(row, number, frame, kept.index)
+        kept.append(row, session, number, received_ns, frame, kept.index)
         kept.unapplied = True
         return True
 
@@ -126,27 +131,27 @@ class Books:
         """Take a change, or a whole book in-band; tell whether it is new."""
         track = kept.track
         if track is None or session is None or self.continuity is None:
-            kept.append(row, number, frame, NOBODY)
+            kept.append(row, session, number, received_ns, frame, NOBODY)
             return True
         if row.snapshot:
             return self._take_whole(kept, track, row, session, number, received_ns, frame)
         chain = track.chain
         if not (chain.synced and row.prev_seq == chain.tip):
-            self._catch_up(kept, session, received_ns)  # a level that waits may be none, and the book broken already
+            self._catch_up(kept)  # a level that waits may be none, and the book broken already
         was_synced, line = chain.synced, (session, number, received_ns)
         rejected = self.continuity.rejected.get(session)
         verdict = track.take(session, row.prev_seq, row.last_seq, row.exchange_ns, number, received_ns, rejected)
         self.ledger.look(track)
         if verdict is Verdict.NEXT and was_synced and chain.synced and not chain.apply:
-            kept.append(row, number, frame, kept.index)
+            kept.append(row, session, number, received_ns, frame, kept.index)
             kept.unapplied = True
             if kept.stored_ns is None or received_ns - kept.stored_ns >= self.snapshot_every_ns:
-                self._catch_up(kept, session, received_ns)
+                self._catch_up(kept)
                 self._store(kept, track, line)
             return True
         new = verdict is not Verdict.SEEN
         if new:
-            kept.append(row, number, frame, NOBODY)
+            kept.append(row, session, number, received_ns, frame, NOBODY)
             if row.prev_seq is not None and row.last_seq is not None:
                 kept.held[row.prev_seq, row.last_seq] = row
         self._settle(kept, track, line, healed=verdict is Verdict.LATE)
@@ -159,7 +164,7 @@ class Books:
         for kept in self._owners:
             track = kept.track
             if track is not None and (track.chain.apply or track.chain.synced != kept.whole):
-                self._catch_up(kept, None, received_ns)
+                self._catch_up(kept)
                 self._settle(kept, track, (None, -1, received_ns), healed=False)
 
     def _settle(self, kept: KeptBook, track: BookTrack, line: Line, *, healed: bool) -> None:
@@ -178,13 +183,13 @@ class Books:
         frame: bytes,
     ) -> bool:  # fmt: skip
         assert self.continuity is not None
-        self._catch_up(kept, session, received_ns)
+        self._catch_up(kept)
         rejected = self.continuity.rejected.get(session)
         verdict = track.take_whole(session, row.last_seq, row.exchange_ns, number, rejected)
         self.ledger.look(track)
         if verdict is Verdict.SEEN:
             return False
-        kept.append(row, number, frame, NOBODY)
+        kept.append(row, session, number, received_ns, frame, NOBODY)
         self._replace(kept, track, row, None, (session, number, received_ns))
         return True
 
@@ -193,7 +198,7 @@ class Books:
         track = kept.track
         if track is None:
             return "a whole book, not a change of one"
-        self._catch_up(kept, line[0], line[2])
+        self._catch_up(kept)
         answer = track.take_snapshot(snapshot.last_seq)
         self.ledger.look(track)
         if answer is not Answer.SYNCED:
@@ -234,7 +239,7 @@ class Books:
     ) -> bool:
         """Apply the levels of one message; where one is none the book is broken since number `before`."""
         try:
-            sides = book_sides(Waiting({change.native_symbol: kept.instrument}, [change]))
+            sides = book_sides([change], {change.native_symbol: kept.instrument})
         except BadSides as bad:
             track.spoil(before, track.tip_ns, Reason(Cause.REJECT, next(iter(bad.problems.values()))))
             self._broken(kept)
@@ -248,18 +253,17 @@ class Books:
         kept.whole, self.ledger.news = False, True
         self.unreadable[_key(kept.instrument)] += 1
 
-    def _catch_up(self, kept: KeptBook, session: int | None, received_ns: int) -> None:
+    def _catch_up(self, kept: KeptBook) -> None:
         """Bring a book's levels up to date."""
         if kept.unapplied:
-            kept.waiting.end_stretch(session, received_ns)
             self.flush(kept.place, kept.waiting)
 
-    def flush(self, place: Place, waiting: Waiting) -> None:
+    def flush(self, place: Place, waiting: WaitingChanges) -> None:
         """Turn the changes that wait into columns, and apply them."""
         taken = waiting.take()
-        while taken.rows:
+        while taken.changes:
             try:
-                sides = book_sides(taken)
+                sides = book_sides(taken.changes, taken.instruments)
             except BadSides as bad:
                 taken = self._withdraw(place, taken, bad.problems)
             else:
@@ -267,7 +271,7 @@ class Books:
                 self.finished.add(place, taken, book_columns(taken, sides))
                 return
 
-    def _apply(self, waiting: Waiting, sides: Mapping[str, Side]) -> None:
+    def _apply(self, waiting: WaitingChanges, sides: Mapping[str, Side]) -> None:
         """Apply the changes that continue their books, book by book."""
         owners = np.array(waiting.owners, dtype=np.int32)
         touched = np.unique(owners[owners != NOBODY])
@@ -284,16 +288,15 @@ class Books:
         for owner in touched.tolist():
             self._owners[owner].unapplied = False
 
-    def _withdraw(self, place: Place, waiting: Waiting, problems: Mapping[int, str]) -> Waiting:
+    def _withdraw(self, place: Place, waiting: WaitingChanges, problems: Mapping[int, str]) -> WaitingChanges:
         """Take back frames that looked like rows: one of their levels is no price and size.
 
         Their books are broken from there on; what follows of them is stored, but not applied.
         """
         bad_frames = {waiting.numbers[index]: problem for index, problem in problems.items()}
         bad = {index for index, number in enumerate(waiting.numbers) if number in bad_frames}
-        lines, told = waiting.lines(), set()
-        broken: set[int] = set()
-        for index in range(len(waiting.rows)):
+        lines, told, broken = waiting.lines(), set[int](), set[int]()
+        for index in range(len(waiting)):
             owner = waiting.owners[index]
             if index in bad:
                 number = waiting.numbers[index]
@@ -302,7 +305,7 @@ class Books:
                     self.on_bad(place, lines[index], bad_frames[number], waiting.frames[index])
                 if owner != NOBODY and owner not in broken:
                     broken.add(owner)
-                    kept, row = self._owners[owner], waiting.rows[index]
+                    kept, row = self._owners[owner], waiting.changes[index]
                     if kept.track is not None:
                         reason = Reason(Cause.REJECT, f"frame {number}: {bad_frames[number]}")
                         kept.track.spoil(row.prev_seq, row.exchange_ns, reason)
@@ -337,7 +340,7 @@ class Books:
             for key, kept in self._kept.items()
         }
 
-    def load(self, instrument: Instrument, place: Place, waiting: Waiting, state: BookState) -> None:
+    def load(self, instrument: Instrument, place: Place, waiting: WaitingChanges, state: BookState) -> None:
         """Go on with one book."""
         kept = self.keep(instrument, place, waiting)
         kept.book, kept.stored_ns = book_of(state), state.stored_ns

@@ -63,7 +63,9 @@ def clear_leftovers(data_dir: Path) -> None:
 
 def _write(path: Path, table: str, rows: pa.Table) -> None:
     order = [(name, "ascending") for name in TABLES[table].order]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    indices = pc.sort_indices(rows, sort_keys=order).to_numpy()
+    if (indices[1:] < indices[:-1]).any():  # else they are in order
+        rows = rows.take(indices)
     with path.open("wb") as file:
         pq.write_table(
             rows,

@@ -6,38 +6,39 @@ from typing import Any
 import attrs
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from collector_trio.exchanges.protocol import BookDelta, Trade
-from collector_trio.followers.chunks import Waiting
+from collector_trio.exchanges.protocol import BookDelta, BookSnapshot
+from collector_trio.followers.chunks import WaitingChanges, WaitingTrades
 from collector_trio.followers.columns import exact_texts, floats, micros, spelled
 from collector_trio.followers.contracts import base_units
 from collector_trio.followers.levels import Levels
+from collector_trio.instruments import Instrument
 
 
-def trade_columns(waiting: Waiting) -> dict[str, Any]:
+def trade_columns(waiting: WaitingTrades) -> dict[str, Any]:
     """Turn trades into columns."""
-    rows: list[Trade] = waiting.rows
-    natives, derivatives = [row.native_symbol for row in rows], [row.derivative for row in rows]
-    prices, inexact_prices = floats([row.price for row in rows])
-    sizes, inexact_sizes = floats([row.size for row in rows])
+    trades, natives = waiting.trades, waiting.trades.native_symbols
+    prices, inexact_prices = floats(trades.prices)
+    sizes, inexact_sizes = floats(trades.sizes)
     exact: dict[str, Mapping[int, str]] = {"price": inexact_prices, "size": inexact_sizes}
     columns: dict[str, Any] = {}
-    if any(derivatives):
-        columns["contracts"] = pa.array(sizes, mask=~np.array(derivatives))
-        exact["contracts"] = {row: text for row, text in inexact_sizes.items() if derivatives[row]}
-        instruments = list(waiting.instruments.values())
-        sizes, exact["size"] = base_units(sizes, inexact_sizes, prices, instruments, _whose(waiting, natives))
+    if any(trades.derivatives):
+        columns["contracts"] = pa.array(sizes, mask=~np.array(trades.derivatives))
+        exact["contracts"] = {row: text for row, text in inexact_sizes.items() if trades.derivatives[row]}
+        whose = _whose(waiting.instruments, natives)
+        sizes, exact["size"] = base_units(sizes, inexact_sizes, prices, list(waiting.instruments.values()), whose)
     return columns | {
-        "symbol": _symbols(waiting, natives),
-        "ts": micros([row.exchange_ns for row in rows]),
-        "id": [row.id for row in rows],
+        "symbol": _symbols(waiting.instruments, natives),
+        "ts": micros(trades.exchange_ns),
+        "id": trades.ids,
         "price": prices,
         "size": sizes,
-        "side": [row.side for row in rows],
-        "first_id": [row.first_id for row in rows],
-        "last_id": [row.last_id for row in rows],
+        "side": pc.if_else(pa.array(trades.buys), "buy", "sell"),
+        "first_id": trades.first_ids,
+        "last_id": trades.last_ids,
         "source": "ws",
-        "exact": exact_texts(len(rows), exact),
+        "exact": exact_texts(len(waiting), exact),
     }
 
 
@@ -79,25 +80,23 @@ class Side:
                 yield row, range(offsets[row], offsets[row + 1])
 
 
-def book_sides(waiting: Waiting) -> dict[str, Side]:
-    """Read the levels of both sides, "bid" and "ask". Raises BadSides."""
-    rows: list[BookDelta] = waiting.rows
+def book_sides(rows: Sequence[BookDelta | BookSnapshot], instruments: Mapping[str, Instrument]) -> dict[str, Side]:
+    """Read the levels of both sides, "bid" and "ask"; `instruments` by native symbol. Raises BadSides."""
     derivatives = [row.derivative for row in rows]
     found = {}
     for name, texts in (("bid", [row.bids for row in rows]), ("ask", [row.asks for row in rows])):
         levels = Levels(texts, rows[0].stride)
         sizes, size_texts = levels.sizes, levels.size_texts
         if any(derivatives):
-            whose = np.repeat(_whose(waiting, [row.native_symbol for row in rows]), levels.counts)
-            instruments = list(waiting.instruments.values())
-            sizes, size_texts = base_units(sizes, size_texts, levels.prices, instruments, whose)
+            whose = np.repeat(_whose(instruments, [row.native_symbol for row in rows]), levels.counts)
+            sizes, size_texts = base_units(sizes, size_texts, levels.prices, list(instruments.values()), whose)
         found[name] = Side(levels, sizes, size_texts)
     return found
 
 
-def book_columns(waiting: Waiting, sides: Mapping[str, Side]) -> dict[str, Any]:
+def book_columns(waiting: WaitingChanges, sides: Mapping[str, Side]) -> dict[str, Any]:
     """Turn book changes, whose levels were read, into columns."""
-    rows: list[BookDelta] = waiting.rows
+    rows = waiting.changes
     columns: dict[str, Any] = {}
     exact: dict[str, Mapping[int, Any]] = {}
     for name, side in sides.items():
@@ -105,7 +104,7 @@ def book_columns(waiting: Waiting, sides: Mapping[str, Side]) -> dict[str, Any]:
         columns[f"{name}_size"] = side.levels.lists(side.sizes)
         exact[f"{name}_price"], exact[f"{name}_size"] = side.exact_prices(), side.exact_sizes()
     return columns | {
-        "symbol": _symbols(waiting, [row.native_symbol for row in rows]),
+        "symbol": _symbols(waiting.instruments, [row.native_symbol for row in rows]),
         "ts": micros([row.exchange_ns for row in rows]),
         "first_seq": [row.first_seq for row in rows],
         "last_seq": [row.last_seq for row in rows],
@@ -115,12 +114,15 @@ def book_columns(waiting: Waiting, sides: Mapping[str, Side]) -> dict[str, Any]:
     }
 
 
-def _symbols(waiting: Waiting, natives: Sequence[str]) -> pa.Array:
-    symbols = {native: instrument.symbol for native, instrument in waiting.instruments.items()}
+def _symbols(instruments: Mapping[str, Instrument], natives: Sequence[str]) -> pa.Array | str:
+    """Return the symbol of each row, or the one of all."""
+    if natives.count(natives[0]) == len(natives):
+        return instruments[natives[0]].symbol
+    symbols = {native: instrument.symbol for native, instrument in instruments.items()}
     return pa.array(list(map(symbols.__getitem__, natives)), pa.string())
 
 
-def _whose(waiting: Waiting, natives: Sequence[str]) -> np.ndarray[Any, Any]:
+def _whose(instruments: Mapping[str, Instrument], natives: Sequence[str]) -> np.ndarray[Any, Any]:
     """Return of each row the index of its instrument."""
-    place = {native: index for index, native in enumerate(waiting.instruments)}
+    place = {native: index for index, native in enumerate(instruments)}
     return np.fromiter(map(place.__getitem__, natives), dtype=np.int32, count=len(natives))

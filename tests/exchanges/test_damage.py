@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector_trio.exchanges import EXCHANGES
+from collector_trio.exchanges.protocol import Trade, Trades
 from collector_trio.followers.intake import CHUNK
 from collector_trio.instruments import Instrument
 
@@ -81,6 +82,8 @@ def check_beside(fixture: Fixture, frames: Sequence[bytes]) -> Folded:
 
 def check(exchange: str, frames: Sequence[bytes]) -> Folded:
     """Fold `frames`; each must be accounted for once, and what became rows must hold what a table can."""
+    for frame in frames:
+        check_together(exchange, [frame])
     folded = fold(exchange, frames, PERPETUALS)
     counts = folded.counts
     assert counts.keys() <= {"rows", "control", "ignored", "rejected"}
@@ -106,6 +109,24 @@ def check(exchange: str, frames: Sequence[bytes]) -> Folded:
             assert len(row[f"{side}_price"]) == len(row[f"{side}_size"])
             assert all(0 <= number < float("inf") for number in row[f"{side}_price"] + row[f"{side}_size"])
     return folded
+
+
+def check_together(exchange: str, frames: Sequence[bytes]) -> bool:
+    """Read trades together; tell whether that could be done. It must say what reading them one by one does."""
+    found = EXCHANGES[exchange].decode_trades(frames)
+    if found is None:
+        return False
+    trades, where = found
+    alone = Trades()
+    for n in where:
+        said = EXCHANGES[exchange].decode(frames[n])
+        assert isinstance(said, (tuple, list))
+        (trade,) = said
+        assert isinstance(trade, Trade)
+        assert trade.covers == 1
+        alone.append(trade)
+    assert attrs.asdict(trades) == attrs.asdict(alone)
+    return True
 
 
 def damaged(frame: bytes, positions: Iterable[int]) -> list[bytes]:
@@ -167,6 +188,38 @@ BOOKS = (
     b'["64221.1","0.14394063","0","1"]],"bids":[],"ts":"1783786806308","checksum":0,"seqId":78677952860,'
     b'"prevSeqId":78677952829}]}'
 )
+
+
+OKX_TRADE = (
+    b'{"arg":{"channel":"trades-all","instId":"BTC-USDT-SWAP"},"data":[{"instId":"BTC-USDT-SWAP","tradeId":"130639474",'
+    b'"px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "trade", "others"),
+    [
+        ("binance", TRADE, DEPTH),
+        ("binance", TRADE.replace(b'"s"', b'"a":5,"f":7,"l":9,"s"').replace(b"trade", b"aggTrade"), b"not JSON"),
+        ("okx", OKX_TRADE, BOOKS),
+        ("okx", OKX_TRADE.replace(b"-SWAP", b""), b"pong"),
+    ],
+)
+def test_trades_are_read_together_as_they_are_alone_with_or_without_others_between(
+    exchange: str, trade: bytes, others: bytes
+) -> None:
+    for frames in ([trade] * 3, [trade, others, trade], [others, trade, trade], [others, others]):
+        assert check_together(exchange, frames)
+        found = EXCHANGES[exchange].decode_trades(frames)
+        assert found is not None
+        assert list(found[1]) == [n for n, frame in enumerate(frames) if frame is trade]
+
+
+@pytest.mark.parametrize(("exchange", "trade"), [("binance", TRADE), ("okx", OKX_TRADE)])
+def test_a_trade_that_is_damaged_is_never_read_together_with_others_as_another_one(exchange: str, trade: bytes) -> None:
+    for variant in damaged(trade, positions(trade)):
+        check_together(exchange, [trade, variant, trade])
+        check_together(exchange, [variant, trade])
 
 
 # A value may become any other

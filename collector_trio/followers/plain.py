@@ -1,0 +1,155 @@
+"""Trades that just follow one another, many at a time.
+
+That is what nearly all trades do: their frames are plain, and their numbers go on where the last one's ended. Then one
+look at the numbers of many says as much as a look at each. `plain_runs` either finds that the trades of some reads are
+such, or says nothing at all, and they are taken one by one: what is stored and what is missing comes out the same.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat
+
+import attrs
+import msgspec
+
+from collector_trio.continuity.tracks import TradeTrack
+from collector_trio.exchanges import EXCHANGES
+from collector_trio.exchanges.protocol import Trades
+from collector_trio.followers.chunks import ALL, WaitingTrades
+
+
+@attrs.frozen(cache_hash=True)
+class Speaker:
+    """Who sent a frame: an exchange, of some of its markets. A session is a speaker, and so is a REST endpoint."""
+
+    exchange: str
+    markets: tuple[str, ...]
+
+    @property
+    def market(self) -> str:
+        """The one market, or that it is not one."""
+        return self.markets[0] if len(self.markets) == 1 else ALL
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Frames that were received together; the first has number `first`. `session` None: no journal holds them."""
+
+    speaker: Speaker
+    session: int | None
+    first: int
+    received_ns: int
+    frames: Sequence[bytes]
+
+
+@attrs.define(eq=False)
+class TradeSlot:
+    """Where the trades of one instrument go, and what is known of their numbers."""
+
+    waiting: WaitingTrades
+    track: TradeTrack | None
+
+
+Find = Callable[[Speaker, str], TradeSlot | None]  # by native symbol; None where nobody described the instrument
+Numbered = Iterable[tuple[int, bytes]]  # frames, each with its number
+
+
+@attrs.frozen
+class Run:
+    """The trades of one session, each from a frame of its own: so many received together, `counts`, at `received_ns`.
+
+    `last` has of each instrument the position of its last trade.
+    """
+
+    session: int
+    trades: Trades
+    numbers: list[int]
+    counts: list[int]
+    received_ns: list[int]
+    last: list[tuple[TradeSlot, int]]
+
+    def take(self) -> None:
+        """Let them wait to become columns."""
+        trades, numbers = self.trades, self.numbers
+        for slot, n in self.last:
+            assert slot.track is not None, "only such are found to follow"
+            slot.track.follow(self.session, trades.ids[n], trades.exchange_ns[n], numbers[n])
+        waiting = {id(slot.waiting): slot.waiting for slot, _ in self.last}
+        if len(waiting) == 1:
+            self.last[0][0].waiting.extend(trades, self.session, numbers, self.counts, self.received_ns)
+            return
+        received_ns = list(chain.from_iterable(map(repeat, self.received_ns, self.counts)))
+        whose = {trades.native_symbols[n]: id(slot.waiting) for slot, n in self.last}
+        for place, own in waiting.items():
+            mine = [n for n, native in enumerate(trades.native_symbols) if whose[native] == place]
+            lines = [numbers[n] for n in mine], [1] * len(mine), [received_ns[n] for n in mine]
+            own.extend(trades.at(mine), self.session, *lines)
+
+
+def plain_runs(reads: Sequence[Read], find: Find) -> tuple[list[Run], list[Numbered]] | None:
+    """Return the trades of `reads`, and of each read its other frames, which are to be taken after them.
+
+    None: some trade is not plain, or does not follow, and all must be looked at one by one. Nothing has changed then.
+    """
+    runs: list[Run] = []
+    others: list[Numbered] = [()] * len(reads)
+    of_session: dict[int | None, list[int]] = {}
+    for index, read in enumerate(reads):
+        of_session.setdefault(read.session, []).append(index)
+    taken: set[int] = set()
+    for session, indices in of_session.items():
+        own = [reads[index] for index in indices]
+        frames = own[0].frames if len(own) == 1 else list(chain.from_iterable(read.frames for read in own))
+        found = EXCHANGES[own[0].speaker.exchange].decode_trades(frames) if frames and session is not None else None
+        if found is None or session is None:
+            return None
+        trades, where = found
+        if not where:
+            for index, read in zip(indices, own, strict=True):
+                others[index] = enumerate(read.frames, read.first)
+            continue
+        last = _followers(trades, own[0].speaker, find, taken)
+        if last is None:
+            return None
+        numbers = list(chain.from_iterable(range(read.first, read.first + len(read.frames)) for read in own))
+        counts = [len(read.frames) for read in own]
+        if len(where) < len(frames):
+            is_trade = {numbers[n] for n in where}
+            for place, (index, read) in enumerate(zip(indices, own, strict=True)):
+                others[index] = rest = [each for each in enumerate(read.frames, read.first) if each[0] not in is_trade]
+                counts[place] -= len(rest)
+            numbers = [numbers[n] for n in where]
+        runs.append(Run(session, trades, numbers, counts, [read.received_ns for read in own], last))
+    return runs, others
+
+
+def _followers(trades: Trades, speaker: Speaker, find: Find, taken: set[int]) -> list[tuple[TradeSlot, int]] | None:
+    """Return of each instrument the position of its last trade, if all of them go on where the last one ended.
+
+    `taken` are the instruments (by id) that another session has brought: who comes first is for a closer look.
+    """
+    bounds = _bounds(trades.native_symbols, trades.ids)
+    if bounds is None:
+        return None
+    found: list[tuple[TradeSlot, int]] = []
+    for native, (number, last) in bounds.items():
+        slot = find(speaker, native)
+        if slot is None or slot.track is None or slot.track.next_id != number or id(slot.track) in taken:
+            return None
+        taken.add(id(slot.track))
+        found.append((slot, last))
+    return found
+
+
+def _bounds(natives: list[str], ids: list[int]) -> dict[str, tuple[int, int]] | None:
+    """Return of each instrument the first id and the position of the last; None if one's ids do not go up by one."""
+    if natives.count(natives[0]) == len(ids):
+        return {natives[0]: (ids[0], len(ids) - 1)} if ids == list(range(ids[0], ids[0] + len(ids))) else None
+    first: dict[str, int] = {}
+    next_id: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for n, (native, number) in enumerate(zip(natives, ids, strict=True)):
+        if next_id.get(native) != number:
+            if native in first:
+                return None
+            first[native] = number
+        next_id[native], last[native] = number + 1, n
+    return {native: (number, last[native]) for native, number in first.items()}
