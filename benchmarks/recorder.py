@@ -23,9 +23,12 @@ from collector_trio.streams.session import Session
 BTC = Instrument("binance", "spot", "BTC-USDT", "BTCUSDT", "BTC", "USDT", "TRADING", True)
 
 
-class _NoSnapshots:
+class _Snapshots:
     def want(self, instrument: Instrument, track: BookTrack) -> None:
-        """Nothing is synced here, and nothing needs to be."""
+        """Give the book that the changes so far are behind, at once: it is synced from here on."""
+        assert track.chain.tip is not None
+        track.take_snapshot(track.chain.tip)
+        track.chain.apply.clear()
 
 
 async def _inline(work: Callable[[], None]) -> None:
@@ -46,7 +49,7 @@ async def accept_s(frames: Sequence[bytes]) -> float:
         ) as journal:
             session = Session(
                 1, plan, binance, journal, clock, structlog.get_logger(), Budget(limits.messages),
-                Live(Continuity(), structlog.get_logger()), {("binance", "spot"): _NoSnapshots()},
+                Live(Continuity(), structlog.get_logger()), {("binance", "spot"): _Snapshots()},
             )  # fmt: skip
             start = time.process_time()
             for batch in batches:

@@ -1,7 +1,6 @@
 """Rows on their way to a file: typed messages that wait to become columns, then columns that wait to be taken."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
 from typing import Any
 
 import attrs
@@ -21,37 +20,43 @@ ALL = "all"  # the exchange or market of a row that is not of one alone
 
 @attrs.define
 class Waiting:
-    """Messages of one table and market, and what brought them: so many in a row from one session, at one time."""
+    """Messages of one table and market, and what brought them, by stretches.
+
+    A stretch is `counts` frames with consecutive numbers from `firsts`, of one session, received at one time.
+    """
 
     instruments: dict[str, Instrument] = attrs.field(factory=dict)  # by native symbol
-    numbers: list[int] = attrs.field(factory=list)  # of their frames
+    firsts: list[int] = attrs.field(factory=list)
     counts: list[int] = attrs.field(factory=list)
     sessions: list[int | None] = attrs.field(factory=list)
     received_ns: list[int] = attrs.field(factory=list)
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
     def arrived(self, session: int | None, number: int, received_ns: int) -> None:
         """Say what brought one more message."""
-        self.numbers.append(number)
+        self.firsts.append(number)
         self.counts.append(1)
         self.sessions.append(session)
         self.received_ns.append(received_ns)
 
     def lines(self) -> list[Line]:
         """Return what brought each message."""
-        of_rows = chain.from_iterable(map(repeat, zip(self.sessions, self.received_ns, strict=True), self.counts))
-        return [(session, number, ns) for (session, ns), number in zip(of_rows, self.numbers, strict=True)]
+        stretches = zip(self.sessions, self.firsts, self.counts, self.received_ns, strict=True)
+        return [
+            (session, number, ns) for session, first, count, ns in stretches for number in range(first, first + count)
+        ]
 
     def stamps(self) -> dict[str, Any]:
         """Return the columns that say what brought each message."""
-        received = np.repeat(np.array(self.received_ns, dtype=np.int64), self.counts)
+        counts = np.array(self.counts, dtype=np.int64)
+        received = np.repeat(np.array(self.received_ns, dtype=np.int64), counts)
+        starts = np.cumsum(counts) - counts
+        numbers = np.repeat(np.array(self.firsts, dtype=np.int64) - starts, counts) + np.arange(len(received))
         if None in self.sessions:  # no journal holds them
-            sessions = pa.nulls(len(self), pa.int64())
+            sessions = pa.nulls(len(received), pa.int64())
         else:
-            sessions = pa.array(np.repeat(np.array(self.sessions, dtype=np.int64), self.counts))
-        return {"recv": micros(received), "recv_ns": pa.array(received), "session": sessions, "frame": self.numbers}
+            sessions = pa.array(np.repeat(np.array(self.sessions, dtype=np.int64), counts))
+        received_ns = pa.array(received)
+        return {"recv": micros(received), "recv_ns": received_ns, "session": sessions, "frame": pa.array(numbers)}
 
 
 @attrs.define
@@ -60,17 +65,20 @@ class WaitingTrades(Waiting):
 
     trades: Trades = attrs.field(factory=Trades)
 
+    def __len__(self) -> int:
+        return len(self.trades.ids)
+
     def append(self, trade: Trade, session: int | None, number: int, received_ns: int) -> None:
         """Let one more wait."""
         self.trades.append(trade)
         self.arrived(session, number, received_ns)
 
     def extend(
-        self, trades: Trades, session: int, numbers: Sequence[int], counts: Sequence[int], received_ns: Sequence[int]
+        self, trades: Trades, session: int, firsts: Sequence[int], counts: Sequence[int], received_ns: Sequence[int]
     ) -> None:
-        """Let many more wait, each of which has a frame of its own; so many were received together."""
+        """Let many more wait, by stretches of one session's frames."""
         self.trades.extend(trades)
-        self.numbers += numbers
+        self.firsts += firsts
         self.counts += counts
         self.sessions += [session] * len(counts)
         self.received_ns += received_ns
@@ -78,7 +86,7 @@ class WaitingTrades(Waiting):
     def take(self) -> "WaitingTrades":
         """Return what waits, and wait for more."""
         taken = attrs.evolve(self)
-        self.numbers, self.counts, self.sessions, self.received_ns, self.trades = [], [], [], [], Trades()
+        self.firsts, self.counts, self.sessions, self.received_ns, self.trades = [], [], [], [], Trades()
         return taken
 
 
@@ -90,10 +98,13 @@ class WaitingChanges(Waiting):
     frames: list[bytes] = attrs.field(factory=list)
     owners: list[int] = attrs.field(factory=list)  # whose levels they change; -1: nobody's yet
 
+    def __len__(self) -> int:
+        return len(self.changes)
+
     def take(self) -> "WaitingChanges":
         """Return what waits, and wait for more."""
         taken = attrs.evolve(self)
-        self.numbers, self.counts, self.sessions, self.received_ns = [], [], [], []
+        self.firsts, self.counts, self.sessions, self.received_ns = [], [], [], []
         self.changes, self.frames, self.owners = [], [], []
         return taken
 
@@ -118,7 +129,7 @@ class Finished:
     def add(self, place: Place, waiting: Waiting, columns: Mapping[str, Any]) -> None:
         """Add the rows of messages that waited."""
         whole = {"exchange": place[1], "market": place[2], **waiting.stamps(), **columns}
-        self.chunks.setdefault(place, []).append(build(place[0], whole, len(waiting)))
+        self.chunks.setdefault(place, []).append(build(place[0], whole, sum(waiting.counts)))
 
     def put(self, table: str, exchange: str, market: str, lines: Sequence[Line], columns: Mapping[str, Any]) -> None:
         """Add rows that `lines` brought."""

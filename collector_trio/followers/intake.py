@@ -78,7 +78,7 @@ class Intake:
         runs, others = plain
         for run in runs:
             run.take()
-            self.counts["rows"] += len(run.numbers)
+            self.counts["rows"] += len(run.trades.ids)
         for read, frames in zip(reads, others, strict=True):
             if frames:
                 self._take(read, frames)

@@ -68,7 +68,7 @@ class KeptBook:
     ) -> None:
         """Let a row wait to become columns."""
         waiting = self.waiting
-        waiting.numbers.append(number)
+        waiting.firsts.append(number)
         waiting.counts.append(1)
         waiting.sessions.append(session)
         waiting.received_ns.append(received_ns)
@@ -293,13 +293,14 @@ class Books:
 
         Their books are broken from there on; what follows of them is stored, but not applied.
         """
-        bad_frames = {waiting.numbers[index]: problem for index, problem in problems.items()}
-        bad = {index for index, number in enumerate(waiting.numbers) if number in bad_frames}
-        lines, told, broken = waiting.lines(), set[int](), set[int]()
+        lines = waiting.lines()
+        bad_frames = {lines[index][1]: problem for index, problem in problems.items()}
+        bad = {index for index, (_, number, _) in enumerate(lines) if number in bad_frames}
+        told, broken = set[int](), set[int]()
         for index in range(len(waiting)):
             owner = waiting.owners[index]
             if index in bad:
-                number = waiting.numbers[index]
+                number = lines[index][1]
                 if number not in told:
                     told.add(number)
                     self.on_bad(place, lines[index], bad_frames[number], waiting.frames[index])

@@ -5,8 +5,9 @@ look at the numbers of many says as much as a look at each. `plain_runs` either 
 such, or says nothing at all, and they are taken one by one: what is stored and what is missing comes out the same.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 
 import attrs
 import msgspec
@@ -54,28 +55,32 @@ Numbered = Iterable[tuple[int, bytes]]  # frames, each with its number
 
 @attrs.frozen
 class Run:
-    """The trades of one session, each from a frame of its own: so many received together, `counts`, at `received_ns`.
+    """The trades of one session, each from a frame of its own; which frames is said by stretches, as in `Waiting`.
 
     `last` has of each instrument the position of its last trade.
     """
 
     session: int
     trades: Trades
-    numbers: list[int]
+    firsts: list[int]
     counts: list[int]
     received_ns: list[int]
     last: list[tuple[TradeSlot, int]]
 
     def take(self) -> None:
         """Let them wait to become columns."""
-        trades, numbers = self.trades, self.numbers
+        trades = self.trades
+        ends = list(accumulate(self.counts))
         for slot, n in self.last:
             assert slot.track is not None, "only such are found to follow"
-            slot.track.follow(self.session, trades.ids[n], trades.exchange_ns[n], numbers[n])
+            stretch = bisect_right(ends, n)
+            number = self.firsts[stretch] + self.counts[stretch] - (ends[stretch] - n)
+            slot.track.follow(self.session, trades.ids[n], trades.exchange_ns[n], number)
         waiting = {id(slot.waiting): slot.waiting for slot, _ in self.last}
         if len(waiting) == 1:
-            self.last[0][0].waiting.extend(trades, self.session, numbers, self.counts, self.received_ns)
+            self.last[0][0].waiting.extend(trades, self.session, self.firsts, self.counts, self.received_ns)
             return
+        numbers = [number + n for number, count in zip(self.firsts, self.counts, strict=True) for n in range(count)]
         received_ns = list(chain.from_iterable(map(repeat, self.received_ns, self.counts)))
         whose = {trades.native_symbols[n]: id(slot.waiting) for slot, n in self.last}
         for place, own in waiting.items():
@@ -109,15 +114,16 @@ def plain_runs(reads: Sequence[Read], find: Find) -> tuple[list[Run], list[Numbe
         last = _followers(trades, own[0].speaker, find, taken)
         if last is None:
             return None
-        numbers = list(chain.from_iterable(range(read.first, read.first + len(read.frames)) for read in own))
-        counts = [len(read.frames) for read in own]
+        firsts, counts = [read.first for read in own], [len(read.frames) for read in own]
+        received_ns = [read.received_ns for read in own]
         if len(where) < len(frames):
-            is_trade = {numbers[n] for n in where}
-            for place, (index, read) in enumerate(zip(indices, own, strict=True)):
-                others[index] = rest = [each for each in enumerate(read.frames, read.first) if each[0] not in is_trade]
-                counts[place] -= len(rest)
-            numbers = [numbers[n] for n in where]
-        runs.append(Run(session, trades, numbers, counts, [read.received_ns for read in own], last))
+            firsts = [n for read in own for n in range(read.first, read.first + len(read.frames))]
+            received_ns = list(chain.from_iterable(map(repeat, received_ns, counts)))
+            firsts, counts, received_ns = [firsts[n] for n in where], [1] * len(where), [received_ns[n] for n in where]
+            is_trade = set(firsts)
+            for index, read in zip(indices, own, strict=True):
+                others[index] = [each for each in enumerate(read.frames, read.first) if each[0] not in is_trade]
+        runs.append(Run(session, trades, firsts, counts, received_ns, last))
     return runs, others
 
 

@@ -187,4 +187,4 @@ def test_nearly_all_trades_are_taken_together(monkeypatch: pytest.MonkeyPatch) -
     opened = Note(Letter.OPENED, NS, {"session": 1, "exchange": "binance", "markets": ["spot"], "stream": "s"})
     rows, _ = tables([opened, *records])
     assert len(rows["trades", "binance", "spot"]) == 5000
-    assert sum(len(run.numbers) for run in found) == 5000 - 1024  # the first ones say where the numbers begin
+    assert sum(len(run.trades.ids) for run in found) == 5000 - 1024  # the first ones say where the numbers begin
