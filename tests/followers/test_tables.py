@@ -13,6 +13,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
+from collector_trio.continuity.fold import Continuity
 from collector_trio.followers import state, tables
 from collector_trio.followers.cursor import (
     Checkpoint,
@@ -22,7 +23,11 @@ from collector_trio.followers.cursor import (
     lock_cursor,
     save_checkpoint,
 )
+from collector_trio.followers.fold import Fold
+from collector_trio.followers.intake import MOST_REASONS, OTHER_REASONS
 from collector_trio.followers.publish import publish
+from collector_trio.instruments import Naming
+from collector_trio.journal.records import Batch, Letter, Note
 from collector_trio.journal.segments import journal_dir
 from collector_trio.tables import TABLES
 from tests.journal.writing import tidy
@@ -420,6 +425,20 @@ def test_a_frame_of_an_instrument_nobody_described_is_a_reject_that_names_it(tmp
     (row,) = rows(tmp_path, "rejects")
     assert row["reason"] == "unknown instrument DOGEUSDT"
     assert row["text"] == binance_trade(1, "DOGEUSDT").decode()
+
+
+def test_reasons_that_quote_are_counted_apart_up_to_a_bound_and_every_frame_keeps_its_own() -> None:
+    fold = Fold(Naming(), continuity=Continuity())
+    opened = {"session": 1, "exchange": "binance", "markets": ["spot"], "stream": "s"}
+    fold.feed(Note(Letter.OPENED, 1, opened))
+    frames = [b'{"stream":"x","data":{"e":"unheard of %d"}}' % n for n in range(MOST_REASONS + 50)]
+    fold.feed(Batch(1, 1, 1, [*frames, frames[0]]))
+    rejects = fold.totals["rejects"]
+    assert len(rejects) == MOST_REASONS + 1
+    assert rejects[OTHER_REASONS] == 50
+    assert rejects["unknown event type 'unheard of 0'"] == 2
+    (rows,) = fold.take().values()
+    assert rows.column("reason").to_pylist()[:150] == [f"unknown event type 'unheard of {n}'" for n in range(150)]
 
 
 def test_the_frames_of_each_segment_add_up(tmp_path: Path) -> None:
