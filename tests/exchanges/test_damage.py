@@ -215,6 +215,21 @@ def test_trades_are_read_together_as_they_are_alone_with_or_without_others_betwe
         assert list(found[1]) == [n for n, frame in enumerate(frames) if frame is trade]
 
 
+@pytest.mark.parametrize(
+    ("exchange", "trade"),
+    [
+        ("binance", TRADE.replace(b'"M":true', b'"st":2')),
+        ("binance", TRADE.replace(b"BTCUSDT", b"BTCUSD_PERP")),
+        ("binance", TRADE.replace(b'"M":true', b'"X":"ADL"')),
+        ("okx", OKX_TRADE.replace(b'"buy"', b'"buy","count":"3"')),
+        ("okx", OKX_TRADE.replace(b"trades-all", b"trades")),
+        ("okx", OKX_TRADE.replace(b"[", b"[" + OKX_TRADE[OKX_TRADE.index(b"[") + 1 : -2] + b",")),
+    ],
+)
+def test_what_is_more_than_a_plain_trade_is_looked_at_alone(exchange: str, trade: bytes) -> None:
+    assert not check_together(exchange, [trade])
+
+
 @pytest.mark.parametrize(("exchange", "trade"), [("binance", TRADE), ("okx", OKX_TRADE)])
 def test_a_trade_that_is_damaged_is_never_read_together_with_others_as_another_one(exchange: str, trade: bytes) -> None:
     for variant in damaged(trade, positions(trade)):

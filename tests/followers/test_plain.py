@@ -54,9 +54,10 @@ class Tape:
     """What a journal holds of some sockets that lose, double and delay frames: records, made up from a seed."""
 
     def __init__(self, seed: int, faults: float) -> None:
-        self.draw, self.faults = random.Random(seed), faults
+        self.draw, self.faults, self.has_twin = random.Random(seed), faults, seed % 3 == 0
+        self.odd = 0.0 if seed % 2 else 0.02  # how often a trade is not plain
         self.frame, self.ns = 1, NS
-        self.ids = dict.fromkeys(["BTCUSDT", "ETHUSDT", "BTC-USDT", "BTC-USDT-SWAP", "change"], 100)
+        self.ids = dict.fromkeys(["BTCUSDT", "ETHUSDT", "SOLUSDT", "BTC-USDT", "BTC-USDT-SWAP", "change"], 100)
         self.sessions = dict(SOCKETS)
         self.late: list[tuple[int, bytes]] = []
 
@@ -115,7 +116,7 @@ class Tape:
         odd = self.draw.random()
         if session == 3:
             native = self.draw.choice(["BTC-USDT", "BTC-USDT-SWAP"])
-            count = 2 if odd < 0.02 else 1
+            count = 2 if odd < self.odd else 1
             numbers = [self.step(native) for _ in range(count)]
             return okx(native, *numbers)
         if session == 4:  # a socket with more than trades
@@ -123,9 +124,11 @@ class Tape:
                 return change(self.step("change"))
             if odd < 0.53:
                 return b'{"result":null,"id":1}'
-            if odd < 0.54:
+            if odd < 0.53 + self.odd / 2:
                 return b'{"stream":"btcusdt@aggTrade","data":{"e":"aggTrade"}}'
-            return binance(self.step("ETHUSDT"), "ETHUSDT", **({"T": (MS + 1) * 1000} if odd < 0.56 else {}))
+            return binance(self.step("ETHUSDT"), "ETHUSDT", **({"T": (MS + 1) * 1000} if odd < 0.54 + self.odd else {}))
+        if session == 2 and not self.has_twin:
+            return binance(self.step("SOLUSDT"), "SOLUSDT")
         if session == 2 and self.draw.random() < 0.5:  # the twin brings what the other one has brought, or will
             return binance(self.ids["BTCUSDT"] + self.draw.randrange(-3, 4))
         return binance(self.step("BTCUSDT"))
