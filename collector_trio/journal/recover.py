@@ -168,6 +168,8 @@ def _note(note: Note, recovered: Recovered) -> None:
         number = note.value["session"]
         numbers.session = max(numbers.session, number + 1)
         recovered.open_sessions[number] = {"frames": 0, "bytes": 0} | note.value
+    elif note.letter is Letter.REQUEST and "session" in note.value:
+        numbers.session = max(numbers.session, note.value["session"] + 1)
     elif note.letter is Letter.LIVE and note.value["session"] in recovered.open_sessions:
         recovered.open_sessions[note.value["session"]] |= {"live_ns": note.ns} | note.value
     elif note.letter is Letter.ENDED:
