@@ -1,5 +1,6 @@
 """Before any socket opens: take the data dir, mend what a crash left, and find the numbers to go on with."""
 
+import errno
 import fcntl
 import json
 import os
@@ -39,11 +40,13 @@ class Recovered:
 @contextmanager
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
     """Hold `data_dir` for this process. Raises DataDirInUse at once when another collector holds it, and CollectorError
-    where no folder can be made.
+    where no folder can be made, or nothing written into one.
     """
     try:
         state_dir(data_dir).mkdir(parents=True, exist_ok=True)
         journal_dir(data_dir).mkdir(exist_ok=True)
+        for folder in (data_dir, state_dir(data_dir), journal_dir(data_dir)):
+            _try_writing(folder)
         fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise CollectorError(f"{data_dir} cannot be recorded into: {error}") from None
@@ -59,6 +62,13 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _try_writing(folder: Path) -> None:
+    """Raise OSError where no file can be made in `folder`: said now, not as a disk that refuses for ever."""
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
 
 
 def recover(data_dir: Path) -> Recovered:
@@ -97,10 +107,16 @@ def _load_numbers(data_dir: Path) -> Numbers:
 
 
 def _seal(segment: Segment, recovered: Recovered) -> None:
-    data = segment.read()
+    aside = segment.path.with_suffix(".damaged")
+    try:
+        data = segment.read()
+    except JournalError:  # such as a bad sector
+        recovered.numbers.segment = max(recovered.numbers.segment, segment.number + 1)
+        segment.path.rename(aside)
+        sync_folder(aside.parent)
+        return
     end, sealed, damaged = _count(segment, data, recovered)
     recovered.truncated_bytes += len(data) - end
-    aside = segment.path.with_suffix(".damaged")
     if end == 0:
         if data:
             segment.path.rename(aside)
