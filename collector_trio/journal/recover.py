@@ -77,7 +77,7 @@ def recover(data_dir: Path) -> Recovered:
     A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail:
     a copy of the segment is set aside, and readers skip the damage. A segment without any whole record is set aside.
     """
-    recovered = Recovered(_load_numbers(data_dir), {}, 0, 0)
+    recovered = Recovered(load_numbers(data_dir), {}, 0, 0)
     for part in journal_dir(data_dir).glob("*.part"):  # of a copy that was being written
         part.unlink()
     segments = list_segments(journal_dir(data_dir))
@@ -98,7 +98,8 @@ def save_numbers(data_dir: Path, numbers: Numbers) -> None:
         write_whole(state_dir(data_dir) / "numbers.json", json.dumps(attrs.asdict(numbers)).encode())
 
 
-def _load_numbers(data_dir: Path) -> Numbers:
+def load_numbers(data_dir: Path) -> Numbers:
+    """Return the numbers as they were last written down."""
     try:
         saved = json.loads((state_dir(data_dir) / "numbers.json").read_bytes())
         return Numbers(**saved)

@@ -2,7 +2,6 @@
 stored twice, and nobody who reads the tables meanwhile sees half of anything.
 """
 
-import json
 import os
 import random
 import signal
@@ -126,7 +125,9 @@ def assert_nothing_is_lost(folder: Path, outcome: Outcome, seed: int) -> None:
     assert_nothing_is_doubled(data_dir)
     assert outcome.seen["problems"] == []
     assert outcome.seen["looks"] > 0
-    ended = [number for (number,) in ask(f"SELECT session FROM {files(data_dir, 'sessions')} WHERE stream NOT LIKE '%.rest'")]
+    ended = [
+        number for (number,) in ask(f"SELECT session FROM {files(data_dir, 'sessions')} WHERE stream NOT LIKE '%.rest'")
+    ]
     assert sorted(ended) == sorted(opened_in(data_dir))
     rows = {table: ds.dataset(data_dir / table, partitioning=None).to_table() for table in tables_in(data_dir)}
     order = ("recv_ns", "frame")
