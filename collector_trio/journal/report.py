@@ -194,7 +194,7 @@ class _Walk:
                 self._reasons.append(f"the end of segment {found.number} is gone")
 
     def _take_batch(self, found: SegmentFound, batch: Batch) -> None:
-        if self._next is not None and batch.first_frame < self._next:
+        if self._next is not None and batch.first_frame < self._next and found.problem is None:
             found.problem = f"frame {batch.first_frame} and what follows stands in an earlier segment, too"
         self._reached(batch.first_frame)
         if found.first_frame is None:
