@@ -13,7 +13,15 @@ import attrs
 
 from collector_trio.errors import CollectorError, DataDirInUse, JournalError
 from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_note, read_records
-from collector_trio.journal.segments import Segment, journal_dir, list_segments, state_dir, sync_folder, write_whole
+from collector_trio.journal.segments import (
+    Segment,
+    journal_dir,
+    list_segments,
+    make_folder,
+    state_dir,
+    sync_folder,
+    write_whole,
+)
 
 
 @attrs.define
@@ -43,9 +51,8 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
     where no folder can be made, or nothing written into one.
     """
     try:
-        state_dir(data_dir).mkdir(parents=True, exist_ok=True)
-        journal_dir(data_dir).mkdir(exist_ok=True)
         for folder in (data_dir, state_dir(data_dir), journal_dir(data_dir)):
+            make_folder(folder)
             _try_writing(folder)
         fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:

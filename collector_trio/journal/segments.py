@@ -172,6 +172,14 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and the folders it is in, so that a power cut takes none of them back."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader, or a crash, finds the old or the new content and never a part."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write the same file
