@@ -34,6 +34,7 @@ class JournalError(CollectorError):
         super().__init__(f"{path}: at byte {offset}: {problem}")
         self.path = path
         self.offset = offset
+        self.problem = problem
 
 
 class ConnectionEnded(CollectorError):

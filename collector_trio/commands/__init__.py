@@ -9,7 +9,21 @@ import click
 from collector_trio import __version__
 from collector_trio.errors import CollectorError, ConfigError
 
-COMMANDS = ("run", "check", "demo", "sim", "decode", "replay", "follow", "status", "summary", "gaps", "book", "sql")
+COMMANDS = (
+    "run",
+    "check",
+    "demo",
+    "sim",
+    "decode",
+    "replay",
+    "follow",
+    "status",
+    "summary",
+    "gaps",
+    "book",
+    "sql",
+    "journal",
+)
 
 
 class Commands(click.Group):

@@ -52,6 +52,8 @@ class Fold:
         self._requests: dict[int, dict[str, Any]] = {}  # REST requests without an answer, by session
         self._reads: list[Read] = []  # batches of sessions that were not taken yet, to be taken together
         self._read_frames = 0
+        self._next_frame = 0  # of the journal, should nothing be missing; 0: not known yet
+        self._problem = ""  # why something may be missing
         self.begin()
 
     def begin(self) -> None:
@@ -78,8 +80,14 @@ class Fold:
             self._feed_note(record)
         else:
             self.damages.append(record)
-            if self.continuity is not None:
-                self.continuity.damaged(record.problem)
+            self.damaged(record.problem)
+
+    def damaged(self, problem: str) -> None:
+        """Take note that a part of the journal cannot be read."""
+        self._take_reads()
+        self._problem = problem
+        if self.continuity is not None:
+            self.continuity.damaged(problem)
 
     def feed_frames(
         self, exchange: str, market: str, frames: Sequence[bytes], session: int | None, first: int, received_ns: int
@@ -87,7 +95,16 @@ class Fold:
         """Decode and classify `frames` that no journal holds; the first has number `first`."""
         self._intake.take(Read(Speaker(exchange, (market,)), session, first, received_ns, frames))
 
+    def _expect(self, frame: int) -> None:
+        """Go on with number `frame`. The journal's numbers have no holes: those that were passed over are lost."""
+        if 0 < self._next_frame < frame:
+            self.damaged(f"frames {self._next_frame}..{frame - 1}: {self._problem or 'not in the journal'}")
+        self._problem = ""
+
     def _feed_batch(self, batch: Batch) -> None:
+        if batch.first_frame != self._next_frame or self._problem:
+            self._expect(batch.first_frame)
+        self._next_frame = batch.first_frame + len(batch.frames)
         self.last_ns = max(self.last_ns, batch.received_ns)
         if self.first_frame is None:
             self.first_frame = batch.first_frame
@@ -127,8 +144,11 @@ class Fold:
 
     def _feed_note(self, note: Note) -> None:
         value, letter = note.value, note.letter
-        if letter is Letter.SEGMENT and self.first_frame is None:
-            self.first_frame = value["next_frame"]
+        if letter is Letter.SEGMENT:
+            if self.first_frame is None:
+                self.first_frame = value["next_frame"]
+            self._expect(value["next_frame"])
+            self._next_frame = value["next_frame"]
         elif letter is Letter.OPENED:
             self._sessions[value["session"]] = Speaker(value["exchange"], tuple(value["markets"]))
         elif letter is Letter.INSTRUMENTS:
@@ -244,6 +264,7 @@ class Fold:
             totals={name: dict(counts) for name, counts in self.totals.items()},
             snapshot_every_ns=self._intake.books.snapshot_every_ns,
             divergence=self.divergence,
+            next_frame=self._next_frame,
         )
 
     @classmethod
@@ -255,6 +276,7 @@ class Fold:
             number: Speaker(exchange, tuple(markets)) for number, (exchange, markets) in state.sessions.items()
         }
         fold._requests, fold.divergence = state.requests, state.divergence
+        fold._next_frame = state.next_frame
         fold._rows.update(state.totals["rows"])
         fold._intake.rejects.update(state.totals["rejects"])
         fold._intake.books.unreadable.update(state.totals["unreadable"])

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collector_trio.followers.chunks import Place
-from collector_trio.journal.segments import sync_folder
+from collector_trio.journal.segments import make_folder, sync_folder
 from collector_trio.tables import TABLES, Kind
 
 ROW_GROUP = 131_072
@@ -30,7 +30,7 @@ def publish(data_dir: Path, segment: int, tables: Mapping[Place, pa.Table], ns: 
         built = part / "-".join(place)
         _write(built, place[0], rows)
         target = place_path(data_dir, place, segment, ns)
-        _make_folder(target.parent)
+        make_folder(target.parent)
         built.rename(target)
         sync_folder(target.parent)
     part.rmdir()
@@ -46,14 +46,6 @@ def place_path(data_dir: Path, place: Place, segment: int, ns: int) -> Path:
         data_dir / table / f"exchange={exchange}" / f"market={market}" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}"
     )
     return folder / f"{table}-{segment:012d}.parquet"
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder, and the folders it is in, so that a power cut takes none of them back."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
 
 
 def clear_leftovers(data_dir: Path) -> None:

@@ -15,7 +15,7 @@ import attrs
 import duckdb
 import pyarrow as pa
 
-from collector_trio.errors import CollectorError
+from collector_trio.errors import CollectorError, JournalError
 from collector_trio.followers.columns import SCHEMAS
 from collector_trio.followers.cursor import Checkpoint, load_checkpoint, load_cursor, segments_behind
 from collector_trio.followers.tables import fold_at, fold_segment
@@ -79,7 +79,10 @@ def unstored_rows(picture: Picture) -> dict[str, pa.Table]:
     rows: dict[str, list[pa.Table]] = {}
     fold = fold_at(picture.checkpoint)
     for segment in picture.unstored:
-        fold_segment(fold, segment, segment.number)
+        try:
+            fold_segment(fold, segment, segment.number)
+        except JournalError as error:  # the follower will say so; the others are there
+            fold.damaged(f"segment {segment.number}: {error}")
         for (table, _, _), found in fold.take().items():
             if segment.number >= picture.first_segment:
                 rows.setdefault(table, []).append(found.unify_dictionaries())

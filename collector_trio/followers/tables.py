@@ -83,8 +83,7 @@ class Tables:
             next_frame = fold_segment(fold, segment, number)
         except JournalError as error:
             self.log.error("segment unreadable", segment=number, problem=str(error))
-            if fold.continuity is not None:
-                fold.continuity.damaged(f"segment {number}: {error}")
+            fold.damaged(f"segment {number}: {error}")
             if is_next:
                 self._move(number, self.cursor.next_frame)
             return False
@@ -115,7 +114,10 @@ def open_tables(data_dir: Path, log: FilteringBoundLogger) -> Tables:
 
 
 def fold_segment(fold: Fold, segment: Segment, number: int) -> int:
-    """Read one segment into `fold`, its row of `segments` included; return the frame number to come next."""
+    """Read one segment into `fold`, its row of `segments` included; return the frame number to come next.
+
+    Raises JournalError where nothing can be read; then the fold is as before.
+    """
     data, next_frame = segment.read(), 1
     fold.begin()
     for record in read_records(data):
@@ -124,5 +126,6 @@ def fold_segment(fold: Fold, segment: Segment, number: int) -> int:
             next_frame = record.first_frame + len(record.frames)
         elif isinstance(record, Note) and record.letter is Letter.SEGMENT:
             next_frame = record.value["next_frame"]
-    fold.note_segment(number)
+    if fold.first_ns or fold.last_ns:  # else nothing says when it was, nor that it ever was
+        fold.note_segment(number)
     return next_frame

@@ -54,6 +54,7 @@ class _File:
     number: int
     opened_ns: int
     state: bytes = b""  # what its end says
+    is_listed: bool = False  # its name in its folder would survive a power cut
     closed: bool = False
 
 
@@ -178,8 +179,8 @@ class Journal:
             self._full.popleft()
             self.on_sealed(file.number)
         if self._file is not None:
-            fd = self._file.fd  # only this task closes files, so the number stays ours
-            await self.offload(lambda: os.fdatasync(fd))
+            file = self._file  # only this task closes files, so its number stays ours
+            await self.offload(lambda: _sync_running(file))
 
     def _finish(self, file: _File) -> None:
         """Sync, close and rename a sealed file. What failed is done when this is called again."""
@@ -321,6 +322,13 @@ class Journal:
             else:
                 self.on_sealed(file.number)
         point_nowhere(journal_dir(self.data_dir))
+
+
+def _sync_running(file: _File) -> None:
+    os.fdatasync(file.fd)
+    if not file.is_listed:
+        sync_folder(file.path.parent)
+        file.is_listed = True
 
 
 @contextmanager

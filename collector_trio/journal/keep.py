@@ -18,12 +18,12 @@ def tidy_one(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: 
     `keep` is seconds, "until stored" or "forever". One at a time, so that a stop need not wait for more.
 
     Below `min_free_bytes` of free space the oldest go first, whatever `keep` says. What a follower still needs never
-    goes. What somebody else removed, or a disk too full for the copy, is no reason to stop.
+    goes. What somebody else removed or forbade, or a disk too full for the copy, is no reason to stop.
     """
     for segment in list_segments(journal_dir(data_dir)):
         if segment.is_open or segment.number > confirmed:
             break
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             age_s = now_s - segment.path.stat().st_mtime
             expired = keep == "until stored" or (not isinstance(keep, str) and age_s > keep)
             if expired or shutil.disk_usage(data_dir).free < min_free_bytes:

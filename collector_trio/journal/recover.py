@@ -1,5 +1,6 @@
 """Before any socket opens: take the data dir, mend what a crash left, and find the numbers to go on with."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,15 @@ import attrs
 
 from collector_trio.errors import CollectorError, DataDirInUse, JournalError
 from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_note, read_records
-from collector_trio.journal.segments import Segment, journal_dir, list_segments, state_dir, sync_folder, write_whole
+from collector_trio.journal.segments import (
+    Segment,
+    journal_dir,
+    list_segments,
+    make_folder,
+    state_dir,
+    sync_folder,
+    write_whole,
+)
 
 
 @attrs.define
@@ -39,11 +48,12 @@ class Recovered:
 @contextmanager
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
     """Hold `data_dir` for this process. Raises DataDirInUse at once when another collector holds it, and CollectorError
-    where no folder can be made.
+    where no folder can be made, or nothing written into one.
     """
     try:
-        state_dir(data_dir).mkdir(parents=True, exist_ok=True)
-        journal_dir(data_dir).mkdir(exist_ok=True)
+        for folder in (data_dir, state_dir(data_dir), journal_dir(data_dir)):
+            make_folder(folder)
+            _try_writing(folder)
         fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise CollectorError(f"{data_dir} cannot be recorded into: {error}") from None
@@ -61,13 +71,20 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def _try_writing(folder: Path) -> None:
+    """Raise OSError where no file can be made in `folder`: said now, not as a disk that refuses for ever."""
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
+
+
 def recover(data_dir: Path) -> Recovered:
     """Seal what the last run left open, and return where to go on. The caller holds the lock.
 
     A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail:
     a copy of the segment is set aside, and readers skip the damage. A segment without any whole record is set aside.
     """
-    recovered = Recovered(_load_numbers(data_dir), {}, 0, 0)
+    recovered = Recovered(load_numbers(data_dir), {}, 0, 0)
     for part in journal_dir(data_dir).glob("*.part"):  # of a copy that was being written
         part.unlink()
     segments = list_segments(journal_dir(data_dir))
@@ -88,7 +105,8 @@ def save_numbers(data_dir: Path, numbers: Numbers) -> None:
         write_whole(state_dir(data_dir) / "numbers.json", json.dumps(attrs.asdict(numbers)).encode())
 
 
-def _load_numbers(data_dir: Path) -> Numbers:
+def load_numbers(data_dir: Path) -> Numbers:
+    """Return the numbers as they were last written down."""
     try:
         saved = json.loads((state_dir(data_dir) / "numbers.json").read_bytes())
         return Numbers(**saved)
@@ -97,10 +115,16 @@ def _load_numbers(data_dir: Path) -> Numbers:
 
 
 def _seal(segment: Segment, recovered: Recovered) -> None:
-    data = segment.read()
+    aside = segment.path.with_suffix(".damaged")
+    try:
+        data = segment.read()
+    except JournalError:  # such as a bad sector
+        recovered.numbers.segment = max(recovered.numbers.segment, segment.number + 1)
+        segment.path.rename(aside)
+        sync_folder(aside.parent)
+        return
     end, sealed, damaged = _count(segment, data, recovered)
     recovered.truncated_bytes += len(data) - end
-    aside = segment.path.with_suffix(".damaged")
     if end == 0:
         if data:
             segment.path.rename(aside)
@@ -168,6 +192,8 @@ def _note(note: Note, recovered: Recovered) -> None:
         number = note.value["session"]
         numbers.session = max(numbers.session, number + 1)
         recovered.open_sessions[number] = {"frames": 0, "bytes": 0} | note.value
+    elif note.letter is Letter.REQUEST and "session" in note.value:
+        numbers.session = max(numbers.session, note.value["session"] + 1)
     elif note.letter is Letter.LIVE and note.value["session"] in recovered.open_sessions:
         recovered.open_sessions[note.value["session"]] |= {"live_ns": note.ns} | note.value
     elif note.letter is Letter.ENDED:

@@ -33,11 +33,17 @@ class Segment:
     def read(self) -> bytes:
         """Return the text, also when it was sealed or compressed since it was listed.
 
-        Raises JournalError for zstd that is damaged or cut short, FileNotFoundError when it is gone.
+        Raises JournalError for zstd that is damaged or cut short and for what the disk cannot read, FileNotFoundError
+        when it is gone, PermissionError where its owner can mend that.
         """
         for path in _names_in_life(self.path):
             with suppress(FileNotFoundError):
-                data = path.read_bytes()
+                try:
+                    data = path.read_bytes()
+                except (FileNotFoundError, PermissionError):
+                    raise
+                except OSError as error:
+                    raise JournalError(path, 0, error.strerror or str(error)) from None
                 return _unpack(path, data) if path.name.endswith(".zst") else data
         raise FileNotFoundError(f"{self.path} is gone")
 
@@ -127,14 +133,19 @@ def list_segments(folder: Path) -> list[Segment]:
     return [found[number] for number in sorted(found)]
 
 
+def _names_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if not entry.is_dir()]
+
+
 def _listed(folder: Path) -> set[str]:
     """List the names in `folder`, again until two lists agree: a file that is renamed meanwhile may be in neither half
-    of a list that the kernel gives in pieces.
+    of a list that the kernel gives in pieces. Folders are no segments, whatever they are called.
     """
     before = None
     while True:
         try:
-            names = set(os.listdir(folder))
+            names = set(_names_in(folder))
         except FileNotFoundError:
             return set()
         if names == before:
@@ -159,6 +170,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and the folders it is in, so that a power cut takes none of them back."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -24,7 +24,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 PATIENCE_S = 60.0
 
 
-def config_for(
+def config_text(
     data_dir: Path,
     endpoints: str,
     *,
@@ -32,16 +32,21 @@ def config_for(
     exchanges: tuple[str, ...] = ("binance", "okx"),
     markets: tuple[str, ...] = ("spot",),
     segment: str = "2s",
-) -> Config:
+    store: str = "",
+) -> str:
     listed = ", ".join(f'"{symbol}"' for symbol in symbols)
     records = "".join(
         f'[[record]]\nexchange = "{name}"\nmarket = "{market}"\nsymbols = [{listed}]\nchannels = ["trades", "book"]\n'
         for name in exchanges
         for market in markets
     )
-    store = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\n'
-    text = f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{store}{records}{endpoints}'
-    return parse_config(text, "test.toml", OFFERS, {})
+    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\n{store}'
+    return f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{kept}{records}{endpoints}'
+
+
+def config_for(data_dir: Path, endpoints: str, **options: Any) -> Config:
+    """Return what `config_text` says, as the collector reads it."""
+    return parse_config(config_text(data_dir, endpoints, **options), "test.toml", OFFERS, {})
 
 
 @attrs.define

@@ -292,6 +292,7 @@ def test_a_new_folder_is_synced_into_the_one_it_is_in(tmp_path: Path, monkeypatc
     record_some(tmp_path, 1)
     synced: list[Path] = []
     monkeypatch.setattr("collector_trio.followers.publish.sync_folder", synced.append)
+    monkeypatch.setattr("collector_trio.journal.segments.sync_folder", synced.append)
 
     store(tmp_path)
 
