@@ -35,9 +35,9 @@ from collector_trio.followers.swap import exchange
 from collector_trio.journal.segments import sync_folder
 from collector_trio.tables import TABLES
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
 PIECE_BYTES = 1 << 19
-GROUP_BYTES = 24 << 20
+GROUP_BYTES = 20 << 20
 VERSION_KEY = b"collector_trio.version"
 
 # The place of a row in its table's order: per column whether it is null (these come last), and its value.
