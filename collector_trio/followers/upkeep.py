@@ -26,6 +26,7 @@ from collector_trio.journal.segments import sync_folder
 from collector_trio.tables import TABLES
 
 GRACE_S = 10.0
+ROOM = 8  # times what an hour's files take; the pieces on the way take more than the files, and nothing goes before
 HOUR_S = 3600
 DAY_H = 24
 # Kept whatever their age: what is still missing, and the terms still in force, may have been noted long ago.
@@ -91,8 +92,11 @@ class Upkeep:
     def _span(self, stored: int) -> _Span:
         """Tell which hours are over: they have passed, and no segment that was opened in or before them is unstored."""
         now_s = self.clock()
-        unstored = [segment.opened_s for segment in segments_behind(self.data_dir, stored)]
         expired = 0 if self.keep_s is None else int((now_s - self.keep_s) // HOUR_S)
+        by_the_clock = _Span(int(now_s // HOUR_S), expired)
+        if by_the_clock == self._done:  # the usual answer, for which the journal need not be listed
+            return by_the_clock
+        unstored = [segment.opened_s for segment in segments_behind(self.data_dir, stored)]
         return _Span(int(min([now_s, *unstored]) // HOUR_S), expired)
 
     def _pass(self, span: _Span, stored: int) -> Iterator[None]:
@@ -115,9 +119,11 @@ class Upkeep:
 
     def _merge(self, table: str, folder: Path) -> Iterator[None]:
         """Merge one hour. Raises OSError where the disk would not take the next one either."""
-        aside = self._aside(folder)
+        aside, is_swapped = self._aside(folder), False
         try:
+            _ask_for_room(folder)
             yield from merge(table, folder, aside)
+            is_swapped = True
         except SwapUnsupported as error:
             self._swaps = False
             self.log.warning("hours stay as they are: this filesystem cannot swap folders", problem=str(error))
@@ -127,7 +133,10 @@ class Upkeep:
             self._left.add(folder)
             self.log.error("hour not merged", folder=str(folder), problem=str(error))
         finally:
-            self._going.append((self.clock(), aside))
+            if is_swapped:
+                self._going.append((self.clock(), aside))
+            else:
+                shutil.rmtree(aside, ignore_errors=True)
 
     def _aside(self, folder: Path) -> Path:
         """Return a folder that is not there, for what takes or took the place of `folder`."""
@@ -163,6 +172,13 @@ class Upkeep:
         """Delete one of the folders that nobody can be listing any more."""
         if self._going and not 0 <= self.clock() - self._going[0][0] < GRACE_S:
             shutil.rmtree(self._going.popleft()[1], ignore_errors=True)
+
+
+def _ask_for_room(folder: Path) -> None:
+    """Raise OSError where merging might take the space that the recorder needs."""
+    needed = ROOM * sum(path.stat().st_size for path in folder.iterdir())
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"merging wants {needed:,} bytes of free space", str(folder))
 
 
 def _markets(data_dir: Path, table: str) -> list[Path]:

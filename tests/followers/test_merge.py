@@ -418,6 +418,20 @@ def test_a_full_disk_ends_the_merging_until_the_next_hour(
     assert max(map(len, hour_folders(tmp_path).values())) == 1
 
 
+def test_an_hour_is_not_merged_where_that_might_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[EventDict]
+) -> None:
+    record_hours(tmp_path)
+    before = hour_folders(tmp_path)
+    monkeypatch.setattr(upkeep, "ROOM", 1 << 60)
+
+    look_after(tmp_path)
+
+    assert hour_folders(tmp_path) == before
+    [event] = [event for event in logged if event["log_level"] == "error"]
+    assert (event["event"], "bytes of free space" in event["problem"]) == ("hours not merged", True)
+
+
 def test_what_was_swapped_out_stays_for_those_who_are_listing_it_and_then_goes(tmp_path: Path) -> None:
     record_hours(tmp_path)
     clock = HandTime()
