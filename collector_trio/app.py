@@ -181,7 +181,8 @@ async def _record(
         sealed.add(number, clock.now())
         bell.ring()
 
-    child = FollowerChild("tables", data_dir, config.collector.log, config.collector.log_level)
+    logging = (config.collector.log, config.collector.log_level)
+    child = FollowerChild("tables", data_dir, *logging, config.store.keep_tables_s)
     async with trio.open_nursery() as followers:
         followers.start_soon(child.keep, bell, finish, FINISH_S, random.Random(), log)
         with open_journal(

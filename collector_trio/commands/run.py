@@ -46,7 +46,7 @@ def print_report(config: Config, report: app.Report, as_json: bool) -> None:
     if at_leisure:
         from collector_trio.followers.summary import summarize
 
-        summary = summarize(data_dir, first_segment=report.first_segment)
+        summary = summarize(data_dir, report.started_ns, report.first_segment)
     if as_json:
         document = {
             "data_dir": str(data_dir),

@@ -45,6 +45,7 @@ class FollowerChild:
     data_dir: Path
     log_form: str
     log_level: str
+    keep_tables_s: float | None = None  # forever
     pid: int | None = None
     restarts: int = 0
 
@@ -73,6 +74,8 @@ class FollowerChild:
         """Run one process from its start to its end; whatever ends this, the process is gone."""
         command = [sys.executable, "-m", "collector_trio", "follow", "--data-dir", str(self.data_dir)]
         command += ["--log", self.log_form, "--log-level", self.log_level]
+        if self.keep_tables_s is not None:
+            command += ["--keep-tables", f"{self.keep_tables_s:f}s"]
         process = await trio.lowlevel.open_process(command, stdin=PIPE, start_new_session=True)
         assert process.stdin is not None
         self.pid = process.pid

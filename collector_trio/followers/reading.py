@@ -2,12 +2,13 @@
 views; `scan` makes Polars frames of the same picture.
 
 Which is which the cursor says: a segment behind it is folded here, and a file of the same number is left out, so no row
-is seen twice while a follower publishes, and none is missed. A file that vanishes under us means that the picture has
-changed: look again.
+is seen twice while a follower publishes, and none is missed. Merged files hold what is behind the cursor only, so while
+that stands still none of them holds a segment that is folded here. A file that vanishes under us means that the picture
+has changed: look again.
 """
 
-import re
 from collections.abc import Callable, Collection
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +19,12 @@ import pyarrow as pa
 from collector_trio.errors import CollectorError, JournalError
 from collector_trio.followers.columns import SCHEMAS
 from collector_trio.followers.cursor import Checkpoint, load_checkpoint, load_cursor, segments_behind
+from collector_trio.followers.publish import numbers
 from collector_trio.followers.tables import fold_at, fold_segment
 from collector_trio.journal.segments import Segment
 from collector_trio.tables import TABLES
 
 ATTEMPTS = 5
-_NUMBER = re.compile(r"-(\d{12})\.parquet$")
 _Result = TypeVar("_Result")
 
 
@@ -43,19 +44,26 @@ def look(data_dir: Path, first_segment: int = 0, tables: Collection[str] = TABLE
         checkpoint = load_checkpoint(data_dir)
         cursor = checkpoint.cursor.segment
         unstored = segments_behind(data_dir, cursor)
+        found = {name: _files(data_dir / name) for name in tables}
         if load_cursor(data_dir).segment == cursor:
-            break  # else one we did not see may have been stored, and deleted, before we looked
+            break  # else what we did not see may have been stored, and deleted or merged, before we looked
     # Files of a later segment than we know of came after our look. Where nothing but tables was kept, all count.
-    newest = max([cursor, *(segment.number for segment in unstored)]) or None
+    newest = max([cursor, *(segment.number for segment in unstored)]) or inf
+    # Where the cursor was lost, merged files still say how far it once was: they hold only what was behind it.
+    merged = max([last for listed in found.values() for _, first, last in listed if first < last], default=0)
+    unstored = [segment for segment in unstored if segment.number > merged]
     folded = {segment.number for segment in unstored}
     files: dict[str, list[Path]] = {name: [] for name in TABLES}
     for name in tables:
-        for path in sorted((data_dir / name).glob("**/*.parquet")):
-            if found := _NUMBER.search(path.name):
-                number = int(found[1])
-                if number >= first_segment and number not in folded and (newest is None or number <= newest):
-                    files[name].append(path)
+        for path, _, last in found[name]:
+            if last >= first_segment and last not in folded and last <= max(newest, merged):
+                files[name].append(path)
     return Picture(files, unstored, checkpoint, first_segment)
+
+
+def _files(folder: Path) -> list[tuple[Path, int, int]]:
+    """List the files of a table, and the first and last segment of each."""
+    return [(path, *found) for path in sorted(folder.glob("**/*.parquet")) if (found := numbers(path)) is not None]
 
 
 def open_views(picture: Picture) -> duckdb.DuckDBPyConnection:
@@ -99,17 +107,21 @@ def with_picture(
     if not data_dir.is_dir():
         raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
     for _ in range(ATTEMPTS):
-        picture = look(data_dir, first_segment, tables)
         try:
-            return work(picture)
+            return _work_on(look(data_dir, first_segment, tables), work)
         except FileNotFoundError as error:
             vanished = error
-        except duckdb.IOException as error:
-            gone = [path for files in picture.files.values() for path in files if not path.exists()]
-            if not gone:
-                raise
-            vanished = FileNotFoundError(f"{gone[0]}: {error}")
     raise CollectorError(f"{data_dir} changes faster than it can be read: {vanished}")
+
+
+def _work_on(picture: Picture, work: Callable[[Picture], _Result]) -> _Result:
+    try:
+        return work(picture)
+    except duckdb.IOException as error:
+        gone = [path for files in picture.files.values() for path in files if not path.exists()]
+        if not gone:
+            raise
+        raise FileNotFoundError(f"{gone[0]}: {error}") from None
 
 
 def with_views(

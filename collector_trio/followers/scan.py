@@ -1,8 +1,8 @@
 """What has been recorded, as Polars frames: the same picture that `sql` reads.
 
-A frame names its files when it is made and reads them when it is collected. A file never changes in between, and only a
-later version of this package removes one (it will merge the files of an hour); `collect` then raises FileNotFoundError,
-and a new `scan` has the rows again. So scan where you collect, and do not keep frames for long.
+A frame names its files when it is made and reads them when it is collected. A file never changes in between; it goes
+when its hour is over and merged, or older than `keep_tables`. `collect` then raises FileNotFoundError, and a new `scan`
+has the rows again. So scan where you collect, and do not keep frames for long.
 """
 
 from collections.abc import Mapping

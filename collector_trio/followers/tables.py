@@ -3,7 +3,8 @@ the recorder would delay its event loop by tens of milliseconds, and receive tim
 
 The cursor says which segment was stored last, and beside it stands what is known there: marks, holes, books. Files are
 published first, then both in one rename; whatever dies in between, the same files are written again under the same
-names, so every row is stored exactly once. What cannot be read is logged with its bounds, and the rest goes on.
+names, so every row is stored exactly once; rows that are in a merged file stay as they are there. What cannot be read
+is logged with its bounds, and the rest goes on.
 """
 
 from pathlib import Path
@@ -91,8 +92,9 @@ class Tables:
         for damage in damages:
             bounds = {"start": damage.start, "end": damage.end}
             self.log.error("journal damaged", segment=number, path=str(segment.path), **bounds, problem=damage.problem)
-        if ns := fold.first_ns or fold.last_ns:  # else nothing in it could be read
-            publish(self.data_dir, number, fold.take(), ns)
+        ns = fold.first_ns or fold.last_ns  # else nothing in it could be read
+        if ns and (kept := publish(self.data_dir, number, fold.take(), ns)):
+            self.log.info("stored rows stay: their hour is merged", segment=number, files=len(kept))
         if is_next:
             self._move(number, max(self.cursor.next_frame, next_frame))
         return not damages

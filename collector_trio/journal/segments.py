@@ -16,6 +16,7 @@ from collector_trio.errors import JournalError
 
 SUFFIXES = (".open", ".log", ".log.zst")
 FIRST_LINE_BYTES = 65_536
+OPENED = "%Y%m%dT%H%M%SZ"  # when a segment was opened, in its name
 
 
 @attrs.frozen
@@ -29,6 +30,15 @@ class Segment:
     def is_open(self) -> bool:
         """Tell whether it is still being written (or was, when the recorder died)."""
         return self.path.name.endswith(".open")
+
+    @property
+    def opened_s(self) -> float:
+        """When it was opened, in seconds since the epoch, as its name says; 0 where that says nothing."""
+        try:
+            written = self.path.name.partition("-")[2].partition(".")[0]
+            return datetime.strptime(written, OPENED).replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            return 0.0
 
     def read(self) -> bytes:
         """Return the text, also when it was sealed or compressed since it was listed.
@@ -66,7 +76,7 @@ def state_copy(data_dir: Path) -> Path:
 def segment_path(folder: Path, number: int, opened_ns: int) -> Path:
     """Return the path of a segment while it is written."""
     opened = datetime.fromtimestamp(opened_ns // 1_000_000_000, UTC)
-    return folder / f"{number:012d}-{opened:%Y%m%dT%H%M%SZ}.open"
+    return folder / f"{number:012d}-{opened:{OPENED}}.open"
 
 
 def first_line(segment: Segment) -> bytes:

@@ -466,7 +466,7 @@ def test_a_file_that_vanishes_makes_it_look_again(tmp_path: Path, monkeypatch: p
         looks.append(1)
         if len(looks) == 1:
             [path] = tmp_path.glob("book_snapshots/**/*.parquet")
-            path.rename(path.with_name("book_snapshots-merged-000000000009.parquet"))
+            path.rename(path.with_name("book_snapshots-000000000001-000000000009.parquet"))
         return picture
 
     monkeypatch.setattr(reading, "look", looking)

@@ -18,6 +18,7 @@ import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
+from collector_trio.config import parse_duration
 from collector_trio.followers import child as child_module
 from collector_trio.followers.child import Bell, FollowerChild
 from collector_trio.followers.cursor import Cursor, load_cursor
@@ -135,6 +136,30 @@ async def test_it_is_told_of_every_segment_or_of_several_at_once(told: Told, scr
     assert is_gone(told.pids()[0])
     assert kept.child.pid is None
     assert kept.child.restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("keep_s", "said"), [(None, []), (90 * 86400.0, ["--keep-tables", "7776000.000000s"]), (1.5, ["1.500000s"])]
+)
+async def test_it_is_told_how_long_to_keep_tables(
+    tmp_path: Path, keep_s: float | None, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    async def refuse(command: list[str], **options: object) -> trio.Process:
+        commands.append(command)
+        raise OSError
+
+    monkeypatch.setattr("collector_trio.followers.child.trio.lowlevel.open_process", refuse)
+    child, stop = FollowerChild("tables", tmp_path, "json", "info", keep_s), trio.Event()
+    stop.set()
+    await child.keep(Bell(), stop, 1.0, random.Random(1), structlog.get_logger())
+
+    [command] = commands
+    assert command[2:7] == ["collector_trio", "follow", "--data-dir", str(tmp_path), "--log"]
+    assert command[10:][-len(said) :] == said if said else command[10:] == []
+    if keep_s is not None:
+        assert parse_duration(command[-1]) == keep_s
 
 
 async def test_a_ring_before_anybody_waits_is_heard() -> None:

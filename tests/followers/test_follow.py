@@ -15,6 +15,7 @@ from collector_trio.followers.cursor import Cursor, load_cursor, lock_cursor
 from collector_trio.followers.reading import query
 
 from ..journal.writing import leave_open, segments
+from .hours import hour_folders, record_hours
 from .recordings import record_some, store
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,17 @@ def test_a_disk_that_takes_nothing_is_said_once_and_what_is_sealed_is_stored_whe
         assert finish(process) == (0, "")
 
     assert load_cursor(tmp_path) == Cursor(1, 8)
+
+
+def test_hours_that_are_over_are_merged_and_old_ones_removed_when_all_is_stored(tmp_path: Path) -> None:
+    record_hours(tmp_path)
+    with following(tmp_path, "--keep-tables", "36500d") as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while max(map(len, hour_folders(tmp_path).values())) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # a look at some folders now and then
+        assert finish(process) == (0, "")
+    assert query(tmp_path, "SELECT count(*) FROM trades")[1] == [(28,)]
 
 
 def test_two_followers_never_run_at_once(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_file_that_vanishes_before_it_is_read_makes_it_look_again(
 
     def replace() -> None:
         for path in sorted((tmp_path / "trades").glob("**/*-000000000003.parquet")):
-            path.rename(path.with_name("trades-merged-000000000002.parquet"))
+            path.rename(path.with_name("trades-000000000002-000000000003.parquet"))
 
     looks = after_the_look(monkeypatch, replace)
 

@@ -194,7 +194,7 @@ def test_a_frame_collected_after_its_file_went_raises_and_a_new_one_does_not(tmp
     write(tmp_path, "trades", [trade(1, 1)])
     found = scan("trades", tmp_path)
     [path] = tmp_path.glob("trades/**/*.parquet")
-    path.rename(path.with_name("trades-merged-000000000009.parquet"))
+    path.rename(path.with_name("trades-000000000001-000000000009.parquet"))
 
     with pytest.raises(FileNotFoundError):
         found.collect()
