@@ -212,6 +212,19 @@ def test_storing_segments_again_after_the_merge_doubles_nothing(
     assert query(tmp_path, "SELECT count(*) FROM trades")[1] == [(28,)]
 
 
+def test_a_lost_cursor_hides_no_row_of_a_merged_file_of_which_some_segments_are_gone(tmp_path: Path) -> None:
+    record_hours(tmp_path)
+    look_after(tmp_path)
+    for segment in segments(tmp_path)[:3]:
+        segment.path.unlink()
+    (tmp_path / "state" / "tables.cursor").unlink()
+    counted = "SELECT count(*), count(DISTINCT (exchange, symbol, id)) FROM trades"
+
+    assert query(tmp_path, counted)[1] == [(28, 28)]
+    store(tmp_path)
+    assert query(tmp_path, counted)[1] == [(28, 28)]
+
+
 def test_a_segment_that_is_not_in_the_merged_file_is_stored_beside_it(tmp_path: Path) -> None:
     for number in (1, 2, 4):
         publish(tmp_path, number, {("trades", "okx", "spot"): made_up("trades", 5, number)}, HOUR_NS)
