@@ -2,8 +2,9 @@
 
     python benchmarks/clients.py NAME URL AUTHORITY COUNT
 
-The first `WARM` messages are not counted: code, loop and sockets get warm with them. Each client takes the texts in the
-cheapest form it has, offers no compression, and runs on the loop that suits it best (uvloop, where there is asyncio).
+The first fifth of the messages is not counted: code, loop and sockets get warm with it. Each client takes the texts in
+the cheapest form it has, offers no compression, and runs on the loop that suits it best (uvloop, where there is
+asyncio).
 `recorder` is ours with the session behind it: it appends to a journal, decodes, and follows ids.
 """
 
@@ -17,8 +18,6 @@ from typing import Any
 
 import attrs
 import trio
-
-WARM = 2000
 
 
 class Enough(Exception):
@@ -38,7 +37,7 @@ class Count:
     def add(self, messages: int = 1) -> bool:
         """Count; tell whether that is all."""
         self.seen += messages
-        if not self._first and self.seen >= WARM:
+        if not self._first and self.seen >= self.wanted / 5:
             self._first, self._start = self.seen, time.process_time()
         if self.seen >= self.wanted:
             self._end = time.process_time()

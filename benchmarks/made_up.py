@@ -58,7 +58,8 @@ class Market:
         data = (
             f'"a":{n},"p":"{price}","q":"{size}","f":{n},"l":{n},"T":{ms},"m":{draw.choice(("true", "false"))},"M":true'
         )
-        return f'{{"stream":"{self._native.lower()}@aggTrade","data":{{"e":"aggTrade","E":{ms},"s":"{self._native}",{data}}}}}'.encode()
+        head = f'{{"stream":"{self._native.lower()}@aggTrade","data":{{"e":"aggTrade","E":{ms},"s":"{self._native}"'
+        return f"{head},{data}}}}}".encode()
 
     def _next_delta(self) -> bytes:
         draw = self._draw

@@ -38,7 +38,7 @@ async def _inline(work: Callable[[], None]) -> None:
 def recording(
     exchange: str = "binance", market: str = "spot", natives: Sequence[str] = ("BTCUSDT",)
 ) -> Iterator[Session]:
-    """Give a session that appends to a journal, with whatever instruments are named; books are synced when asked for."""
+    """Give a session that appends to a journal and knows the named instruments; books are synced when asked for."""
     spoken = EXCHANGES[exchange]
     instruments = tuple(Instrument(exchange, market, name, name, name, "", "TRADING", True) for name in natives)
     subscriptions = tuple(spoken.subscription(one, channel) for one in instruments for channel in ("trades", "book"))

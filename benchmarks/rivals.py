@@ -26,6 +26,7 @@ SESSIONS = {
     "BINANCE_FUTURES_2021-07": ("binance", "perp"),
     "OKX_2022-05": ("okx", "spot"),
 }
+_RECORDED = re.compile(r'\{"stream":"\w+@(aggTrade|depth)|\{"arg":\{"channel":"(trades|books)",')
 INSTALLED = find_spec("cryptofeed") is not None
 
 
@@ -75,14 +76,14 @@ def _session(path: Path, exchange: str, market: str) -> Tape:
     frames, books = [], {}
     for line in gzip.decompress(path.read_bytes()).splitlines():
         row = json.loads(line)
-        if row["kind"] == "ws_recv" and re.search(r'@aggTrade|@depth|"data":\[.*"channel":"(trades|books)"', row["frame"]):
-            frames.append(row["frame"].encode())
-        elif row["kind"] == "ws_recv" and re.match(r'\{"arg":\{"channel":"(trades|books)",', row["frame"]):
+        if row["kind"] == "ws_recv" and _RECORDED.match(row["frame"]):
             frames.append(row["frame"].encode())
         elif row["kind"] == "http_get" and (asked := re.search(r"depth\?symbol=(\w+)", row["url"])):
             books[asked[1]] = row["frame"].encode()
     text = b"".join(frames).decode()
-    natives = {name.upper() for name in re.findall(r'"stream":"(\w+)@', text)} | set(re.findall(r'"instId":"(.*?)"', text))
+    natives = {name.upper() for name in re.findall(r'"stream":"(\w+)@', text)} | set(
+        re.findall(r'"instId":"(.*?)"', text)
+    )
     return Tape(f"recorded {path.name.removesuffix('.jsonl.gz')}", exchange, market, frames, books, sorted(natives))
 
 

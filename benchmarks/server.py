@@ -1,9 +1,9 @@
 """What all receiving is measured against: a server in a process of its own that spends next to nothing on a message.
 
-    /receive/KIND/FORM/COUNT     WebSocket: so many messages, made and encrypted before the first is sent, as fast as they
-                                 are taken. FORM is `frame`, one TLS record each, or `burst`, 100 in one write
-    /feed/RATE/EVERY/stream      WebSocket: Binance spot, so many messages a second in all for as long as somebody reads;
-                                 each EVERYth is a change of 40 levels, the others are trades
+    /receive/KIND/FORM/COUNT     WebSocket: so many messages, made and encrypted before the first is sent, as fast as
+                                 they are taken. FORM is `frame`, a TLS record each, or `burst`, 100 in one write
+    /feed/RATE/EVERY/stream      WebSocket: Binance spot, so many messages a second in all for as long as somebody
+                                 reads; each EVERYth is a change of 40 levels, the others are trades
     /api/v3/exchangeInfo, /api/v3/depth      what a collector asks for before and beside
 
 Prints its two ports, plain and TLS, and ends when its standard input does.
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -192,6 +193,7 @@ class Exchange:
             turn += 1
 
 
+@cache
 def _writes(kind: str, form: str, count: int) -> list[bytes]:
     wire = framed(Market(levels=KINDS[kind]).made(kind, count))
     return wire if form == "frame" else [b"".join(wire[n : n + BURST]) for n in range(0, count, BURST)]
