@@ -48,6 +48,7 @@ STEPPED = ("trades", "diff20", "diff40", "diff400")
 BATCHES = {"burst": 100, "frame": 1}  # frames that one read brings, by form; see server.py
 NAMES = {"trades": "trade", "diff20": "20-level diff", "diff40": "40-level diff", "diff400": "400-level diff"}
 CHUNK = 256 * 1024
+FOLLOWED = {"trades": 60_000, "diff20": 10_000, "diff40": 10_000, "diff400": 1000}  # a segment; a file has its price
 RATE = 50_000
 EVERY = 5
 LAYOUT_RATE = 200
@@ -159,7 +160,7 @@ def single_steps(frames: Sequence[bytes], batch: int, folder: Path) -> Iterator[
 def steps(rounds: int) -> None:
     """Socket to durable Parquet."""
     best = Best()
-    counts = {"trades": 10_000, "diff20": 4000, "diff40": 3000, "diff400": 300}
+    counts = {"trades": 20_000, "diff20": 6000, "diff40": 6000, "diff400": 400}
     made = {kind: Market(levels=KINDS[kind]).made(kind, count) for kind, count in counts.items()}
     names: dict[str, None] = {}
     trades = Market().trades(5000)
@@ -178,10 +179,10 @@ def steps(rounds: int) -> None:
                 for form, batch in BATCHES.items():
                     with recording() as session:
                         best.take(("accept", kind, form), accept_us(session, made[kind], batch))
-                    wanted = 2 * count
+                    wanted = min(count, 8000)
                     best.take(("ours", kind, form), received(servers, "ours", kind, form, True, wanted))
                     best.take(("recorder", kind, form), received(servers, "recorder", kind, form, True, wanted))
-                    cost = follower.made_up(kind, 3 * count, 3, batch)
+                    cost = follower.made_up(kind, FOLLOWED[kind] * 3, 3, batch)
                     best.take(("follower", kind, form), cost.us)
     for key in list(best.found):
         if isinstance(key, tuple) and key[0] == "recorder" and len(key) == 3:
