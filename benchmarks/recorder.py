@@ -2,11 +2,12 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
-from follower import BATCH
+import trio
 from made_up import NS
 
 from collector_trio.continuity.fold import Continuity
@@ -19,8 +20,6 @@ from collector_trio.net.budgets import Budget
 from collector_trio.plan import StreamPlan
 from collector_trio.streams.live import Live
 from collector_trio.streams.session import Session
-
-BTC = Instrument("binance", "spot", "BTC-USDT", "BTCUSDT", "BTC", "USDT", "TRADING", True)
 
 
 class _Snapshots:
@@ -35,23 +34,35 @@ async def _inline(work: Callable[[], None]) -> None:
     work()
 
 
-async def accept_s(frames: Sequence[bytes]) -> float:
-    """Return the CPU seconds in which a session accepts `frames`, `BATCH` to a read."""
-    binance = EXCHANGES["binance"]
-    subscriptions = tuple(binance.subscription(BTC, channel) for channel in ("trades", "book"))
-    limits = binance.limits("spot")
-    plan = StreamPlan("bench/1", "binance", ("spot",), "wss://bench/stream", subscriptions, (BTC,), limits)
-    batches = [list(frames[n : n + BATCH]) for n in range(0, len(frames), BATCH)]
+@contextmanager
+def recording(
+    exchange: str = "binance", market: str = "spot", natives: Sequence[str] = ("BTCUSDT",)
+) -> Iterator[Session]:
+    """Give a session that appends to a journal and knows the named instruments; books are synced when asked for."""
+    spoken = EXCHANGES[exchange]
+    instruments = tuple(Instrument(exchange, market, name, name, name, "", "TRADING", True) for name in natives)
+    subscriptions = tuple(spoken.subscription(one, channel) for one in instruments for channel in ("trades", "book"))
+    limits = spoken.limits(market)
+    plan = StreamPlan("bench/1", exchange, (market,), "wss://bench/stream", subscriptions, instruments, limits)
+    log, clock = structlog.get_logger(), time.time_ns
     with tempfile.TemporaryDirectory() as folder, lock_data_dir(Path(folder)):
-        numbers, clock = recover(Path(folder)).numbers, time.time_ns
+        numbers = recover(Path(folder)).numbers
         with open_journal(
             Path(folder), numbers, clock=clock, segment_s=3600, sync_every_s=1, offload=_inline
         ) as journal:
-            session = Session(
-                1, plan, binance, journal, clock, structlog.get_logger(), Budget(limits.messages),
-                Live(Continuity(), structlog.get_logger()), {("binance", "spot"): _Snapshots()},
-            )  # fmt: skip
-            start = time.process_time()
-            for batch in batches:
-                assert session.on_batch(batch, NS)
-            return time.process_time() - start
+            budget, live = Budget(limits.messages), Live(Continuity(), log)
+            wanted = {(exchange, market): _Snapshots()}
+            yield Session(1, plan, spoken, journal, clock, log, budget, live, wanted)
+
+
+def accept_us(session: Session, frames: Sequence[bytes], batch: int) -> float:
+    """Return the CPU microseconds per message in which `session` accepts `frames`, `batch` to a read."""
+    batches = [list(frames[n : n + batch]) for n in range(0, len(frames), batch)]
+
+    async def accept() -> float:
+        start = time.process_time()
+        for read in batches:
+            assert session.on_batch(read, NS)
+        return time.process_time() - start
+
+    return trio.run(accept) / len(frames) * 1e6

@@ -15,6 +15,7 @@ import trio
 
 from collector_trio.errors import ConnectionEnded
 from collector_trio.net.proxies import open_tunnel, parse_proxy
+from collector_trio.net.tls import TlsStream
 
 TCP_S = 10.0  # the look-up and all addresses that are tried
 PROXY_S = 10.0
@@ -62,8 +63,7 @@ async def start_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext)
     """
     async with closed_on_failure(stream):
         with _step("tls", TLS_S, f"TLS with {host}"):
-            # https_compatible: a bare FIN is an end like any other, and closing does not wait to send a close_notify.
-            secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+            secured = TlsStream(stream, context, host)
             await secured.do_handshake()
     return secured
 
@@ -91,7 +91,7 @@ async def close_now(stream: trio.abc.Stream) -> None:
 
 def transport_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
     """Return the socket beneath `stream`; None for a simulated connection."""
-    while isinstance(stream, trio.SSLStream):
+    while isinstance(stream, TlsStream):
         stream = stream.transport_stream
     return stream.socket if isinstance(stream, trio.SocketStream) else None
 

@@ -20,7 +20,7 @@ from collector_trio.errors import ConnectionEnded
 from collector_trio.net.dial import describe
 from collector_trio.net.frames import MAX_MESSAGE_BYTES, FrameSplitter
 
-RECEIVE_BYTES = 262_144  # what one read brings is one batch; TLS brings one record, at most 16 KiB
+RECEIVE_BYTES = 262_144  # what one read brings is one batch; TLS brings a quarter of that at most
 SEND_S = 10.0
 MAX_HEAD_BYTES = 16_384  # h11's limit, too
 

@@ -68,7 +68,8 @@ class Peer:
 
     async def reset(self) -> None:
         """Close with RST."""
-        sock = transport_socket(self.stream)
+        stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        sock = transport_socket(stream)
         assert sock is not None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
