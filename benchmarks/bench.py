@@ -310,7 +310,7 @@ def _timed(name: str) -> Iterator[None]:
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(["receive", "steps", "rivals", "layout", "load"]))
-@click.option("--rounds", default=3, show_default=True, help="The best of so many counts.")
+@click.option("--rounds", default=2, show_default=True, help="The best of so many counts.")
 @click.option("--seconds", type=float, help="How long layout and load last; default: 30 and 10.")
 def main(parts: tuple[str, ...], rounds: int, seconds: float | None) -> None:
     """Measure and print; everything, or the named parts."""
