@@ -1,12 +1,13 @@
 """What one session's messages mean for continuity: numbers only, no levels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from collector_trio.continuity.fold import Continuity
+from collector_trio.continuity.runs import Run, runs
 from collector_trio.continuity.tracks import BookTrack, TradeTrack
-from collector_trio.exchanges.protocol import BookDelta, BookRules, Decoded, Ignored, Reject, Trade
+from collector_trio.exchanges.protocol import BookDelta, BookRules, Decoded, Ignored, Reject, Trade, Trades
 from collector_trio.instruments import Instrument
 
 
@@ -47,6 +48,27 @@ class Leg:
                     self.is_news = self.is_news or trades.dirty
         elif isinstance(decoded, Reject):
             self.continuity.rejected[self.session] = frame, decoded.reason
+
+    def take_trades(self, trades: Trades, first_frame: int, where: Sequence[int], received_ns: int) -> bool:
+        """Take plain trades of one read together, trade `n` from frame `first_frame + where[n]`.
+
+        False, and nothing is taken, where one does not go on where the last one ended: take them one by one then.
+        """
+        run_of = runs(trades.native_symbols, trades.ids)
+        if run_of is None:
+            return False
+        found: list[tuple[TradeTrack, Run]] = []
+        for native_symbol, run in run_of.items():
+            track = self._trades.get(native_symbol) or self._find_trades(native_symbol)
+            if track is None:
+                continue
+            if track.next_id != run.first:
+                return False
+            found.append((track, run))
+        for track, run in found:
+            n = run.last_at
+            track.follow(self.session, trades.ids[n], trades.exchange_ns[n], first_frame + where[n])
+        return True
 
     def _take_change(self, row: BookDelta, frame: int, received_ns: int, rejected: tuple[int, str] | None) -> None:
         found = self._books.get(row.native_symbol) or self._find_book(row.native_symbol)

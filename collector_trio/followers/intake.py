@@ -16,7 +16,7 @@ from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, 
 from collector_trio.followers.chunks import ALL, Finished, Line, Place, WaitingChanges, WaitingTrades
 from collector_trio.followers.keeping import Books, KeptBook
 from collector_trio.followers.notes import LedgerRows
-from collector_trio.followers.plain import Numbered, Read, Speaker, TradeSlot, plain_runs
+from collector_trio.followers.plain import Numbered, Read, Speaker, TradeSlot, plain_trades
 from collector_trio.followers.rows import trade_columns
 from collector_trio.instruments import Naming
 
@@ -69,16 +69,16 @@ class Intake:
         """Take what was received, read by read; a change in the ledger is brought by the last frame of a read."""
         plain = None
         if self.continuity is not None and self._on_classified is None:
-            plain = plain_runs(reads, self._trade_slot)
+            plain = plain_trades(reads, self._trade_slot)
         if plain is None:
             for read in reads:
                 self.take(read)
                 self._write_ledger(read)
             return
-        runs, others = plain
-        for run in runs:
-            run.take()
-            self.counts["rows"] += len(run.trades.ids)
+        together, others = plain
+        for trades in together:
+            trades.take()
+            self.counts["rows"] += len(trades.trades.ids)
         for read, frames in zip(reads, others, strict=True):
             if frames:
                 self._take(read, frames)

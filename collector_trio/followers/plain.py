@@ -1,8 +1,8 @@
 """Trades that just follow one another, many at a time.
 
 That is what nearly all trades do: their frames are plain, and their numbers go on where the last one's ended. Then one
-look at the numbers of many says as much as a look at each. `plain_runs` either finds that the trades of some reads are
-such, or says nothing at all, and they are taken one by one: what is stored and what is missing comes out the same.
+look at the numbers of many says as much as a look at each. `plain_trades` either finds that the trades of some reads
+are such, or says nothing at all, and they are taken one by one: what is stored and what is missing comes out the same.
 """
 
 from bisect import bisect_right
@@ -12,6 +12,7 @@ from itertools import accumulate, chain, repeat
 import attrs
 import msgspec
 
+from collector_trio.continuity.runs import runs
 from collector_trio.continuity.tracks import TradeTrack
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.exchanges.protocol import Trades
@@ -54,7 +55,7 @@ Numbered = Iterable[tuple[int, bytes]]  # frames, each with its number
 
 
 @attrs.frozen
-class Run:
+class PlainTrades:
     """The trades of one session, each from a frame of its own; which frames is said by stretches, as in `Waiting`.
 
     `last` has of each instrument the position of its last trade.
@@ -89,12 +90,12 @@ class Run:
             own.extend(trades.at(mine), self.session, *lines)
 
 
-def plain_runs(reads: Sequence[Read], find: Find) -> tuple[list[Run], list[Numbered]] | None:
+def plain_trades(reads: Sequence[Read], find: Find) -> tuple[list[PlainTrades], list[Numbered]] | None:
     """Return the trades of `reads`, and of each read its other frames, which are to be taken after them.
 
     None: some trade is not plain, or does not follow, and all must be looked at one by one. Nothing has changed then.
     """
-    runs: list[Run] = []
+    plain: list[PlainTrades] = []
     others: list[Numbered] = [()] * len(reads)
     of_session: dict[int | None, list[int]] = {}
     for index, read in enumerate(reads):
@@ -123,8 +124,8 @@ def plain_runs(reads: Sequence[Read], find: Find) -> tuple[list[Run], list[Numbe
             is_trade = set(firsts)
             for index, read in zip(indices, own, strict=True):
                 others[index] = [each for each in enumerate(read.frames, read.first) if each[0] not in is_trade]
-        runs.append(Run(session, trades, firsts, counts, received_ns, last))
-    return runs, others
+        plain.append(PlainTrades(session, trades, firsts, counts, received_ns, last))
+    return plain, others
 
 
 def _followers(trades: Trades, speaker: Speaker, find: Find, taken: set[int]) -> list[tuple[TradeSlot, int]] | None:
@@ -132,30 +133,14 @@ def _followers(trades: Trades, speaker: Speaker, find: Find, taken: set[int]) ->
 
     `taken` are the instruments (by id) that another session has brought: who comes first is for a closer look.
     """
-    bounds = _bounds(trades.native_symbols, trades.ids)
-    if bounds is None:
-        return None
     found: list[tuple[TradeSlot, int]] = []
-    for native, (number, last) in bounds.items():
+    run_of = runs(trades.native_symbols, trades.ids)
+    if run_of is None:
+        return None
+    for native, run in run_of.items():
         slot = find(speaker, native)
-        if slot is None or slot.track is None or slot.track.next_id != number or id(slot.track) in taken:
+        if slot is None or slot.track is None or slot.track.next_id != run.first or id(slot.track) in taken:
             return None
         taken.add(id(slot.track))
-        found.append((slot, last))
+        found.append((slot, run.last_at))
     return found
-
-
-def _bounds(natives: list[str], ids: list[int]) -> dict[str, tuple[int, int]] | None:
-    """Return of each instrument the first id and the position of the last; None if one's ids do not go up by one."""
-    if natives.count(natives[0]) == len(ids):
-        return {natives[0]: (ids[0], len(ids) - 1)} if ids == list(range(ids[0], ids[0] + len(ids))) else None
-    first: dict[str, int] = {}
-    next_id: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for n, (native, number) in enumerate(zip(natives, ids, strict=True)):
-        if next_id.get(native) != number:
-            if native in first:
-                return None
-            first[native] = number
-        next_id[native], last[native] = number + 1, n
-    return {native: (number, last[native]) for native, number in first.items()}

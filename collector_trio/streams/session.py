@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from collector_trio.continuity.leg import Leg
 from collector_trio.continuity.tracks import BookTrack
 from collector_trio.errors import ConnectionEnded
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Exchange, Ignored, Reject
+from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Exchange, Ignored, Reject, Trade
 from collector_trio.instruments import Instrument
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
@@ -188,18 +188,37 @@ class Session:
         self.frames += len(frames)
         self.frame_bytes += sum(map(len, frames))
         now, decode, leg = trio.current_time(), self.exchange.decode, self._leg
-        for number, frame in enumerate(frames, self.journal.numbers.frame - len(frames)):
-            decoded = decode(frame)
-            leg.take(decoded, number, received_ns)
-            self._take(decoded, now)
-        if isinstance(decoded, (tuple, list)):  # one observation a batch
-            self.observe_lag(received_ns - decoded[-1].exchange_ns)
+        first = self.journal.numbers.frame - len(frames)
+        exchange_ns, together = self._take_together(frames, first, received_ns, now) if len(frames) > 1 else (None, ())
+        if len(together) < len(frames):
+            for n in sorted({*range(len(frames))} - {*together}) if together else range(len(frames)):
+                decoded = decode(frames[n])
+                leg.take(decoded, first + n, received_ns)
+                self._take(decoded, now)
+            if isinstance(decoded, (tuple, list)):
+                exchange_ns = decoded[-1].exchange_ns
+        if exchange_ns is not None:  # one observation a batch
+            self.observe_lag(received_ns - exchange_ns)
         if leg.unsynced:
             self._want_books(now)
         if leg.is_news:
             leg.is_news = False
             self.live.settle()
         return True
+
+    def _take_together(
+        self, frames: Sequence[bytes], first: int, received_ns: int, now: float
+    ) -> tuple[int | None, Sequence[int]]:
+        """Take the trades of a read together, where they just follow; return the last one's time, and which frames they
+        were.
+        """
+        found = self.exchange.decode_trades(frames)
+        if found is None or not found[1] or not self._leg.take_trades(found[0], first, found[1], received_ns):
+            return None, ()
+        trades, where = found
+        for native_symbol in dict.fromkeys(trades.native_symbols):
+            self._heard((Trade.channel, native_symbol), now)
+        return trades.exchange_ns[-1], where
 
     async def room(self) -> None:
         """Wait until the journal accepts again; the silence in between is ours and nobody is judged for it."""

@@ -13,7 +13,7 @@ from collector_trio.followers import fold as folding
 from collector_trio.followers import intake
 from collector_trio.followers.chunks import Place
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.plain import Find, Numbered, Read, Run, plain_runs
+from collector_trio.followers.plain import Find, Numbered, PlainTrades, Read, plain_trades
 from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.records import Batch, Letter, Note
 from collector_trio.tables import TABLES
@@ -158,7 +158,7 @@ def faults(request: pytest.FixtureRequest) -> float:
 def test_they_give_what_each_alone_gives(seed: int, faults: float, monkeypatch: pytest.MonkeyPatch) -> None:
     records = list(Tape(seed, faults).records())
     together, fold = tables(records)
-    monkeypatch.setattr(intake, "plain_runs", lambda reads, find: None)
+    monkeypatch.setattr(intake, "plain_trades", lambda reads, find: None)
     alone, slowly = tables(records)
     assert together.keys() == alone.keys()
     assert all(together[place].equals(alone[place]) for place in alone)
@@ -178,16 +178,16 @@ def test_how_many_at_once_makes_no_difference(seed: int, faults: float, monkeypa
 
 
 def test_nearly_all_trades_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[Run] = []
+    found: list[PlainTrades] = []
 
-    def noted(reads: Sequence[Read], find: Find) -> tuple[list[Run], list[Numbered]] | None:
-        runs = plain_runs(reads, find)
-        found.extend(runs[0] if runs is not None else ())
-        return runs
+    def noted(reads: Sequence[Read], find: Find) -> tuple[list[PlainTrades], list[Numbered]] | None:
+        plain = plain_trades(reads, find)
+        found.extend(plain[0] if plain is not None else ())
+        return plain
 
-    monkeypatch.setattr(intake, "plain_runs", noted)
+    monkeypatch.setattr(intake, "plain_trades", noted)
     records = [Batch(n, NS + n, 1, [binance(n)]) for n in range(1, 5001)]
     opened = Note(Letter.OPENED, NS, {"session": 1, "exchange": "binance", "markets": ["spot"], "stream": "s"})
     rows, _ = tables([opened, *records])
     assert len(rows["trades", "binance", "spot"]) == 5000
-    assert sum(len(run.trades.ids) for run in found) == 5000 - 1024  # the first ones say where the numbers begin
+    assert sum(len(one.trades.ids) for one in found) == 5000 - 1024  # the first ones say where the numbers begin

@@ -1,0 +1,33 @@
+"""Many ids at once: where the ids of every instrument go up one by one, a look at the first and last says it all."""
+
+from collections.abc import Sequence
+
+import attrs
+
+
+@attrs.frozen
+class Run:
+    """Ids of one instrument that go up one by one: the first, and at which position of the many the last one stands."""
+
+    first: int
+    last_at: int
+
+
+def runs(native_symbols: Sequence[str], ids: Sequence[int]) -> dict[str, Run] | None:
+    """Return the run of each instrument, by native symbol; None where one's ids do not go up one by one.
+
+    `native_symbols[n]` is whose id `ids[n]` is; there is at least one.
+    """
+    if native_symbols.count(native_symbols[0]) == len(ids):
+        goes_up = ids == list(range(ids[0], ids[0] + len(ids)))
+        return {native_symbols[0]: Run(ids[0], len(ids) - 1)} if goes_up else None
+    first: dict[str, int] = {}
+    next_id: dict[str, int] = {}
+    last_at: dict[str, int] = {}
+    for n, (native, number) in enumerate(zip(native_symbols, ids, strict=True)):
+        if next_id.get(native) != number:
+            if native in first:
+                return None
+            first[native] = number
+        next_id[native], last_at[native] = number + 1, n
+    return {native: Run(number, last_at[native]) for native, number in first.items()}
