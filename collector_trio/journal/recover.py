@@ -103,6 +103,7 @@ def _seal(segment: Segment, recovered: Recovered) -> None:
     aside = segment.path.with_suffix(".damaged")
     if end == 0:
         if data:
+            os.truncate(segment.path, len(data))  # gives back what was reserved
             segment.path.rename(aside)
         else:
             segment.path.unlink()
@@ -113,7 +114,7 @@ def _seal(segment: Segment, recovered: Recovered) -> None:
             write_whole(aside, data)
     fd = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.ftruncate(fd, end)
+        os.ftruncate(fd, end)  # gives back what was reserved, too
         if not sealed:
             _write_or_leave(fd, encode_note(Letter.SEALED, recovered.last_ns, {"recovered": True}), end)
         os.fdatasync(fd)

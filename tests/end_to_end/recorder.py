@@ -39,7 +39,7 @@ def config_for(
         for name in exchanges
         for market in markets
     )
-    store = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\n'
+    store = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\nmin_free = "0 B"\n'
     text = f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{store}{records}{endpoints}'
     return parse_config(text, "test.toml", OFFERS, {})
 
