@@ -4,7 +4,7 @@
     ├─ follower                      child process that writes Parquet; outlives the journal, to store its last segment
     ├─ HTTP port                     the listening socket, for as long as the run
     └─ journal                       owns the running segment
-       ├─ syncing, ticks, tidying, what the follower says; whoever watches: the port's server, the terminal's table
+       ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
 A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at
@@ -35,9 +35,9 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.child import Bell, FollowerChild
 from collector_trio.followers.cursor import load_cursor, load_head, segments_behind
 from collector_trio.journal.append import Journal, in_thread, open_journal
-from collector_trio.journal.keep import tidy_one
 from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
+from collector_trio.journal.space import Floor, Space, find_floor
 from collector_trio.net.budgets import Budgets
 from collector_trio.net.connect import Connection, connect
 from collector_trio.net.dial import install_resolver, make_ssl_context
@@ -58,7 +58,6 @@ from collector_trio.streams.snapshots import Snapshots
 from collector_trio.streams.supervisor import Stream, Surroundings
 
 FINISH_S = 6.0  # for followers to store what is sealed
-TIDY_EVERY_S = 30.0
 HEED_EVERY_S = 5.0
 
 
@@ -173,6 +172,9 @@ async def _record(
     live = Live(recall(data_dir, EXCHANGES, log), log)
     started_ns, first_segment = clock.now(), recovered.numbers.segment
     first_frame = recovered.numbers.frame
+    floor = find_floor(data_dir, config.store.min_free_bytes)
+    if floor.problem is not None:
+        log.warning("min_free", problem=floor.problem)
     bell, finish, sealed, lags = Bell(), trio.Event(), Sealed(), {name: LagHistogram() for name in EXCHANGES}
     for segment in segments_behind(data_dir, load_cursor(data_dir).segment):  # what the last run left to be stored
         sealed.add(segment.number, segment.path.stat().st_mtime_ns)
@@ -194,6 +196,7 @@ async def _record(
             offload=in_thread(trio.CapacityLimiter(1)),
             on_sealed=on_sealed,
             on_refusal=partial(_say_refusal, log),
+            on_unreserved=partial(_say_unreserved, log),
             on_note=live.on_note,
             state=live.continuity.dump,
         ) as journal:
@@ -202,7 +205,7 @@ async def _record(
             async with trio.open_nursery() as recording:
                 recording.start_soon(journal.run)
                 recording.start_soon(_tick, journal, clock, log)
-                recording.start_soon(_tidy, config)
+                await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
                 observer = Observer(
                     Parts(
@@ -211,6 +214,7 @@ async def _record(
                         started_ns=started_ns,
                         first_frame=first_frame,
                         journal=journal,
+                        floor=floor,
                         streams=streams,
                         followers=(Following(child, partial(load_cursor, data_dir)),),
                         sealed=sealed,
@@ -264,6 +268,27 @@ def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:
         log.info("journal accepts again")
     else:
         log.error("journal refuses, reading stops until there is room", reason=reason)
+
+
+def _say_unreserved(log: FilteringBoundLogger, reason: str | None) -> None:
+    """Say that the disk is nearly full, or that it is no more."""
+    if reason is None:
+        log.info("space is reserved ahead again")
+    else:
+        log.warning("no space can be reserved ahead, the disk is nearly full", reason=reason)
+
+
+def _space(config: Config, floor: Floor, journal: Journal, log: FilteringBoundLogger) -> Space:
+    """Return what looks after the disk, in a thread of its own."""
+    return Space(
+        journal=journal,
+        floor=floor,
+        keep=config.store.keep_journal,
+        confirmed=lambda: load_cursor(config.collector.data_dir).segment,
+        offload=in_thread(trio.CapacityLimiter(1)),
+        now_s=time.time,
+        on_trouble=lambda reason: log.warning("kept journal not tidied", reason=reason),
+    )
 
 
 def _note_start(journal: Journal, recovered: Recovered, config: Config) -> None:
@@ -351,14 +376,3 @@ async def _heed(data_dir: Path, live: Live, journal: Journal) -> None:
         head = await trio.to_thread.run_sync(load_head, data_dir, limiter=limiter)
         live.heed(head.totals.get("unreadable", {}), journal)
         await trio.sleep(HEED_EVERY_S)
-
-
-async def _tidy(config: Config) -> None:
-    limiter = trio.CapacityLimiter(1)
-    store, data_dir = config.store, config.collector.data_dir
-    while True:
-        await trio.sleep(TIDY_EVERY_S)
-        confirmed = load_cursor(data_dir).segment
-        work = partial(tidy_one, data_dir, confirmed, store.keep_journal, store.min_free_bytes, time.time())
-        while await trio.to_thread.run_sync(work, limiter=limiter):
-            pass  # one at a time: a stop waits for no more than that

@@ -16,6 +16,7 @@ from collector_trio.commands.options import config_option, json_option, load
 from collector_trio.config import Config
 from collector_trio.errors import CollectorError, ConnectionEnded
 from collector_trio.exchanges import EXCHANGES
+from collector_trio.journal.space import find_floor, free_bytes
 from collector_trio.net.budgets import Budget
 from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
@@ -41,6 +42,7 @@ def check(config_path: Path, online: bool, as_json: bool) -> None:
     problems += [f"{symbol} is not listed" for symbol in plan.unknown]
     if config.collector.data_dir.exists() and not config.collector.data_dir.is_dir():
         problems.append(f"{config.collector.data_dir} is not a folder; [collector] data_dir names where data goes")
+    problems += _space_problems(config)
     if online:
         problems += trio.run(_probe, config, plan)
     unknown = [market for market in markets if market not in listings]
@@ -51,6 +53,16 @@ def check(config_path: Path, online: bool, as_json: bool) -> None:
         _print(config, plan, listings, unknown, problems)
     if problems:
         raise SystemExit(1)
+
+
+def _space_problems(config: Config) -> list[str]:
+    """Say what is wrong with the space where data goes, before the journal would refuse to begin."""
+    data_dir = config.collector.data_dir
+    floor, free = find_floor(data_dir, config.store.min_free_bytes), free_bytes(data_dir)
+    problems = [] if floor.problem is None else [floor.problem]
+    if free < floor.bytes:
+        problems.append(f"{floor.shortage(free)}; kept journals go first, then nothing is recorded until there is more")
+    return problems
 
 
 def _kept(config: Config, markets: list[Market]) -> dict[Market, Listing]:

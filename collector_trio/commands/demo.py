@@ -38,6 +38,7 @@ listen = "127.0.0.1:0"
 
 [store]
 segment = "10s"
+min_free = "64 MiB"
 
 {records}
 {endpoints}

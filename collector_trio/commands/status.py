@@ -138,14 +138,26 @@ def _sockets(sockets: Document) -> Iterator[RenderableType]:
 
 def _storage(document: Document) -> Iterator[RenderableType]:
     journal = document["journal"]
-    free = "" if journal["free_bytes"] is None else f", {decimal(journal['free_bytes'])} free"
-    refusing = "; REFUSES, reading has stopped" if journal["refusing"] else ""
+    refusing = f"; REFUSES, reading has stopped: {journal['refusal']}" if journal["refusing"] else ""
     yield (
-        f"journal: segment {journal['segment']}, {decimal(journal['bytes'])} on disk{free}; "
+        f"journal: segment {journal['segment']}, {decimal(journal['bytes'])} on disk; "
         f"{journal['frames_accepted']:,} frames accepted in this run{refusing}"
     )
+    if journal["free_bytes"] is not None:
+        yield _disk(journal)
     for follower in document["followers"]:
         yield _follower(follower)
+
+
+def _disk(journal: Document) -> str:
+    """Say what is free, and for how long."""
+    left_s = journal["left_s"]
+    if left_s is None:
+        left = "it does not fill up, or is not watched for long enough to say how fast"
+    else:
+        left = f"{left_s / 86400:.1f} days left at the present rate"
+    floor = f" (at least {decimal(journal['min_free_bytes'])} stay free)" if journal["min_free_bytes"] else ""
+    return f"disk: {decimal(journal['free_bytes'])} free{floor}; {left}"
 
 
 def _follower(follower: Document) -> str:

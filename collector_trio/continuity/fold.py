@@ -98,8 +98,8 @@ class Continuity:
 
     def refused(self, since_ns: int, until_ns: int) -> None:
         """Nothing was accepted for a while."""
-        seconds = (until_ns - since_ns) / 1e9
-        self._happened(Reason(Cause.BACKPRESSURE, f"nothing was accepted for {seconds:.1f} s"))
+        for track in (*self.trades.values(), *self.books.values()):
+            track.refused(since_ns, until_ns)
 
     def unreadable(self, key: Key) -> None:
         """A change of a book has a level that is none, though its number follows: a whole book is needed."""

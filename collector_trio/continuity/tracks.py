@@ -33,8 +33,27 @@ class Track:
     legs: set[int] = attrs.field(factory=set)
     last_frame: int = 0  # of the last new item
     reason: Reason | None = None  # what happened since
+    refused_ns: tuple[int, int] = (0, 0)  # since and until when nothing was accepted the last time
 
-    def _why(self, rejected: tuple[int, str] | None) -> Reason:
+    def refused(self, since_ns: int, until_ns: int) -> None:
+        """Take note that nothing was accepted from `since_ns` to `until_ns`."""
+        self.refused_ns = (since_ns, until_ns)
+        self.happened(self._backpressure())
+
+    def _backpressure(self) -> Reason:
+        since_ns, until_ns = self.refused_ns
+        return Reason(Cause.BACKPRESSURE, f"nothing was accepted for {(until_ns - since_ns) / 1e9:.1f} s")
+
+    def _why(self, rejected: tuple[int, str] | None, from_ns: int | None, to_ns: int | None) -> Reason:
+        """Return why what is between `from_ns` and `to_ns` of exchange time is missing.
+
+        What lay in buffers when reading stopped comes first when it goes on, and follows without a hole. What the
+        exchange made then, and could not send, is missing because of it all the same.
+        """
+        since_ns, until_ns = self.refused_ns
+        ran = self.reason is None or self.reason.cause is not Cause.PROCESS_DOWN
+        if ran and from_ns is not None and to_ns is not None and from_ns < until_ns and to_ns > since_ns:
+            return self._backpressure()
         if self.reason is not None:
             return self.reason
         if rejected is not None and rejected[0] > self.last_frame:
@@ -101,14 +120,14 @@ class TradeTrack(Track):
             new = True
         if coverage.epoch != epoch:
             self.restarts.append(
-                Hole(mark + 1, first - 1, mark_ns, ns, Finding(self._why(rejected), received_ns, set()))
+                Hole(mark + 1, first - 1, mark_ns, ns, Finding(self._why(rejected, mark_ns, ns), received_ns, set()))
             )
         if not new and not self.waits:
             return False
         for hole in coverage.holes:
             if hole.finding is None:
                 others = self.legs - {session}
-                hole.finding = Finding(self._why(rejected), received_ns, others)
+                hole.finding = Finding(self._why(rejected, hole.from_ns, hole.to_ns), received_ns, others)
             elif first > hole.last:
                 _found(hole).waiting.discard(session)
         self._look()
@@ -259,7 +278,11 @@ class BookTrack(Track):
         verdict = chain.take(prev, last, ns, wait=was_ahead or others, old=old, late=late, again=again)
         if verdict is Verdict.AHEAD or (verdict is Verdict.SEEN and was_ahead and chain.waits(prev, last)):
             if not was_ahead:
-                self.waiting, self.waiting_ns, self.why = set(self.legs), received_ns, self._why(rejected)
+                self.waiting, self.waiting_ns, self.why = (
+                    set(self.legs),
+                    received_ns,
+                    self._why(rejected, before_ns, ns),
+                )
             self.waiting.discard(session)
             self.last_frame = frame
             if not self.waiting:
@@ -270,7 +293,7 @@ class BookTrack(Track):
         elif verdict is not Verdict.SEEN:
             self.tip_ns = max(ns, chain.drained_ns) if was_ahead else ns
             if verdict is Verdict.BROKEN:
-                self._open(tip, before_ns, self._why(rejected))
+                self._open(tip, before_ns, self._why(rejected, before_ns, ns))
             self._settle()
             self.last_frame, self.reason = frame, None
         return verdict
@@ -289,7 +312,7 @@ class BookTrack(Track):
         verdict = chain.take_whole(seq, ns, old=old, alone=not others)
         if verdict is Verdict.EPOCH:
             if tip is None or chain.tip != tip:
-                self._open(tip, before_ns, self._why(rejected))
+                self._open(tip, before_ns, self._why(rejected, before_ns, ns))
                 if self.gap is not None:
                     self.gap.last, self.gap.to_ns = seq if seq >= self.gap.first else None, ns
                 self.tip_ns = max(ns, chain.drained_ns) if chain.tip != seq else ns

@@ -5,6 +5,9 @@ A batch is *accepted* when `os.write` returned its full length: from then on no 
 kernel's first sign of a full disk) or fails, the file is cut back to the last whole record, the batch is refused, and
 `room` makes its reader wait until there is space again; then the refusal, with its bounds, is the first record. Nothing
 is ever written behind a torn record.
+
+The same task reserves space ahead (`reserve`), so that a full disk does not come in the middle of a segment, and an
+append does not wait for blocks. Where no space can be reserved, appending goes on as long as there is any.
 """
 
 import os
@@ -19,6 +22,7 @@ import trio
 
 from collector_trio.journal.records import FORMAT, Batch, Letter, Note, encode_batch, encode_note
 from collector_trio.journal.recover import Numbers, save_numbers
+from collector_trio.journal.reserve import reserve
 from collector_trio.journal.segments import (
     journal_dir,
     point_at,
@@ -32,6 +36,7 @@ from collector_trio.journal.segments import (
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
 RETRY_S = 1.0  # how often a refused write is tried again
+NEVER = float("inf")
 MAX_WAITING_NOTES = 100_000  # while the disk is full: weeks of sessions that begin and end a few times a minute
 
 Offload = Callable[[Callable[[], None]], Awaitable[None]]
@@ -53,6 +58,7 @@ class _File:
     size: int
     number: int
     opened_ns: int
+    half: float = NEVER  # how long it is when half of what was reserved is written; NEVER: nothing is
     state: bytes = b""  # what its end says
     is_listed: bool = False  # its name in its folder would survive a power cut
     closed: bool = False
@@ -78,6 +84,7 @@ class Journal:
     offload: Offload
     on_sealed: Callable[[int], None]
     on_refusal: Callable[[str | None], None]  # why the disk refuses, None: it accepts again
+    on_unreserved: Callable[[str | None], None]  # why no space can be reserved ahead, None: it can again
     on_note: Callable[[Note], None]  # of what was written, in the order of the file
     state: Callable[[], dict[str, Any]] | None  # what the last record of a segment says of all before
     segment_bytes: int = SEGMENT_BYTES
@@ -89,7 +96,12 @@ class Journal:
     _waiting: deque[tuple[Letter, int, dict[str, Any]]] = attrs.field(factory=deque)
     _dropped_notes: int = 0
     _refused_since_ns: int | None = None
+    _refused_why: str = ""
+    _held: bool = False
+    _unreserved: str | None = None  # why no space could be reserved
     _room: trio.Event = attrs.field(factory=trio.Event)
+    _reserves: bool = True  # until the file system says that it cannot
+    _half_used: trio.Event = attrs.field(factory=trio.Event)  # half of what was reserved is written
 
     def append(self, session: int, received_ns: int, frames: list[bytes]) -> bool:
         """Append one batch; False when the disk refuses it (see `room`)."""
@@ -114,6 +126,28 @@ class Journal:
     def is_refusing(self) -> bool:
         """Tell whether the disk is full (or broken), and reading stopped."""
         return self._refused_since_ns is not None
+
+    @property
+    def refusal(self) -> str | None:
+        """Say why it refuses, None: it does not."""
+        return None if self._refused_since_ns is None else self._refused_why
+
+    def hold(self, reason: str) -> None:
+        """Refuse until `release`, as if the disk were full. Who holds it already changes the reason.
+
+        The running segment is ended, so that followers store it, and it can go with the others.
+        """
+        now_ns, file = self.clock(), self._file
+        self._held = True
+        if self._refused_since_ns is None and file is not None and self._write_end(now_ns):
+            self._file = None
+            self._full.append(file)
+            point_nowhere(journal_dir(self.data_dir))
+        self._refuse(now_ns, reason)
+
+    def release(self) -> None:
+        """Let what `hold` stopped be tried again."""
+        self._held = False
 
     def note(self, letter: Letter, value: dict[str, Any], *, current: str | None = None) -> None:
         """Append what no frame says. With `current`, repeat it (marked `again`) at the head of every segment until
@@ -160,16 +194,17 @@ class Journal:
         return number
 
     async def run(self) -> NoReturn:
-        """Sync, seal and, after a refusal, try again, until cancelled."""
+        """Sync, seal, reserve and, after a refusal, try again, until cancelled."""
         while True:
             refused = self._refused_since_ns is not None
-            await trio.sleep(RETRY_S if refused else self.sync_every_s)
+            with trio.move_on_after(RETRY_S if refused else self.sync_every_s):
+                await self._reserve_ahead()
             try:
                 await self._sync()
             except OSError as error:  # a quota or a thin volume may say so only now; what was written stays written
                 self._refuse(self.clock(), f"not synced: {error}")
             else:
-                if refused:
+                if refused and not self._held:
                     self._try_again()
 
     async def _sync(self) -> None:
@@ -182,9 +217,40 @@ class Journal:
             file = self._file  # only this task closes files, so its number stays ours
             await self.offload(lambda: _sync_running(file))
 
+    async def _reserve_ahead(self) -> NoReturn:
+        """Reserve where there is nothing reserved yet, and whenever half of it is written.
+
+        May be cancelled: a thread is waited for.
+        """
+        while True:
+            self._half_used = trio.Event()
+            file = self._file
+            if file is not None and file.half == NEVER and self._reserves and self._refused_since_ns is None:
+                await self._reserve(file)
+            await self._half_used.wait()
+
+    async def _reserve(self, file: _File) -> None:
+        offset, ends = file.size, list[int | None]()
+        try:
+            await self.offload(lambda: ends.append(reserve(file.fd, offset)))
+        except OSError as error:  # an early warning, no refusal: what is still free can be written
+            reason = str(error)
+            if self._unreserved is None:
+                self.on_unreserved(reason)
+            self._unreserved = reason
+            return
+        if self._unreserved is not None:
+            self.on_unreserved(None)
+            self._unreserved = None
+        if ends[0] is None:
+            self._reserves = False
+        else:
+            file.half = (offset + ends[0]) // 2
+
     def _finish(self, file: _File) -> None:
         """Sync, close and rename a sealed file. What failed is done when this is called again."""
         if not file.closed:
+            os.ftruncate(file.fd, file.size)  # gives back what was reserved and not used
             os.fdatasync(file.fd)
             os.close(file.fd)
             file.closed = True
@@ -242,6 +308,7 @@ class Journal:
             self._file = None
             return False
         self.numbers.segment += 1
+        self._half_used.set()
         point_at(path)
         return True
 
@@ -270,6 +337,9 @@ class Journal:
             self._cut()
             return False
         file.size += written
+        if file.size >= file.half:
+            file.half = NEVER
+            self._half_used.set()
         self.bytes_written += written
         return True
 
@@ -277,12 +347,14 @@ class Journal:
         """Cut the running segment back to its last whole record. False while even that fails: write nothing then."""
         try:
             if self._file is not None:
+                self._file.half = NEVER  # what was reserved goes, too
                 os.ftruncate(self._file.fd, self._file.size)
         except OSError:
             return False
         return True
 
     def _refuse(self, now_ns: int, reason: str) -> None:
+        self._refused_why = reason
         if self._refused_since_ns is None:
             self._refused_since_ns = now_ns
             self._room = trio.Event()
@@ -342,6 +414,7 @@ def open_journal(
     offload: Offload,
     on_sealed: Callable[[int], None] = lambda number: None,
     on_refusal: Callable[[str | None], None] = lambda reason: None,
+    on_unreserved: Callable[[str | None], None] = lambda reason: None,
     on_note: Callable[[Note], None] = lambda note: None,
     state: Callable[[], dict[str, Any]] | None = None,
 ) -> Iterator[Journal]:
@@ -349,7 +422,7 @@ def open_journal(
 
     The caller holds the data dir's lock, and runs `Journal.run` in a nursery inside the block.
     """
-    hooks = (on_sealed, on_refusal, on_note, state)
+    hooks = (on_sealed, on_refusal, on_unreserved, on_note, state)
     journal = Journal(data_dir, numbers, clock, int(segment_s * 1e9), sync_every_s, offload, *hooks)
     try:
         yield journal

@@ -1,7 +1,7 @@
 """What happens to sealed segments that every follower has confirmed: kept compressed for a while, then deleted."""
 
 import os
-import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,26 +12,46 @@ from collector_trio.journal.segments import Segment, journal_dir, list_segments,
 LEVEL = 1  # measured: level 3 was larger and slower on this data
 
 
-def tidy_one(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> bool:
+def tidy_one(data_dir: Path, confirmed: int, keep: float | str, now_s: float) -> bool:
     """Compress or delete the first segment up to number `confirmed` that is due; tell whether there was one.
 
     `keep` is seconds, "until stored" or "forever". One at a time, so that a stop need not wait for more.
 
-    Below `min_free_bytes` of free space the oldest go first, whatever `keep` says. What a follower still needs never
-    goes. What somebody else removed or forbade, or a disk too full for the copy, is no reason to stop.
+    What a follower still needs never goes. What somebody else removed or forbade, or a disk too full for the copy, is
+    no reason to stop.
     """
-    for segment in list_segments(journal_dir(data_dir)):
-        if segment.is_open or segment.number > confirmed:
-            break
+    for segment in _confirmed(data_dir, confirmed):
         with suppress(OSError):
             age_s = now_s - segment.path.stat().st_mtime
-            expired = keep == "until stored" or (not isinstance(keep, str) and age_s > keep)
-            if expired or shutil.disk_usage(data_dir).free < min_free_bytes:
+            if keep == "until stored" or (not isinstance(keep, str) and age_s > keep):
                 segment.path.unlink()
                 return True
             if segment.path.name.endswith(".log") and _compress(segment):
                 return True
     return False
+
+
+def let_go(data_dir: Path, confirmed: int, wanted_bytes: int) -> bool:
+    """Delete the oldest segments up to number `confirmed` until they make up `wanted_bytes`; tell whether any went.
+
+    It counts what they took and does not look at what is free: some file systems give space back only later.
+    """
+    gone_bytes = 0
+    for segment in _confirmed(data_dir, confirmed):
+        if gone_bytes >= wanted_bytes:
+            break
+        with suppress(FileNotFoundError):
+            taken = segment.path.stat().st_blocks * 512
+            segment.path.unlink()
+            gone_bytes += max(1, taken)
+    return gone_bytes > 0
+
+
+def _confirmed(data_dir: Path, confirmed: int) -> Iterator[Segment]:
+    for segment in list_segments(journal_dir(data_dir)):
+        if segment.is_open or segment.number > confirmed:
+            return
+        yield segment
 
 
 def _compress(segment: Segment) -> bool:

@@ -127,6 +127,7 @@ def _seal(segment: Segment, recovered: Recovered) -> None:
     recovered.truncated_bytes += len(data) - end
     if end == 0:
         if data:
+            os.truncate(segment.path, len(data))  # gives back what was reserved
             segment.path.rename(aside)
         else:
             segment.path.unlink()
@@ -137,7 +138,7 @@ def _seal(segment: Segment, recovered: Recovered) -> None:
             write_whole(aside, data)
     fd = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.ftruncate(fd, end)
+        os.ftruncate(fd, end)  # gives back what was reserved, too
         if not sealed:
             _write_or_leave(fd, encode_note(Letter.SEALED, recovered.last_ns, {"recovered": True}), end)
         os.fdatasync(fd)

@@ -130,6 +130,13 @@ def _storage(status: Status) -> Iterator[Metric]:
     yield _counters("journal_frames", "Frames the journal accepted.", [], {(): journal.frames_accepted})
     if journal.free_bytes is not None:
         yield _gauge("disk_free_bytes", "What is free where the journal is.", journal.free_bytes)
+    yield _gauge("disk_min_free_bytes", "What must stay free there, or reading stops.", journal.min_free_bytes)
+    if journal.left_s is not None:
+        yield _gauge(
+            "disk_left_seconds",
+            "When only that is free, at the last hour's rate; absent where the disk does not fill up.",
+            journal.left_s,
+        )  # fmt: skip
     followers = status.followers
     yield _gauges(
         "follower_lag_seconds", "For how long the oldest sealed segment has been waiting.", ["follower"],

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any, NoReturn
 
 import attrs
@@ -22,6 +23,7 @@ from collector_trio.followers.child import FollowerChild
 from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal
 from collector_trio.journal.segments import journal_dir
+from collector_trio.journal.space import Floor
 from collector_trio.ops.census import NOBODY, STATES, Owners
 from collector_trio.ops.lag import LagHistogram, LoopLag
 from collector_trio.ops.status import (
@@ -38,6 +40,8 @@ from collector_trio.streams.supervisor import Stream
 LOOK_EVERY_S = 1.0
 RATE_LOOKS = 6  # rates are means over the last five seconds
 MEASURE_EVERY_S = 30.0
+DISK_LOOKS = 121  # how fast the disk fills up is a mean over the last hour
+LEAST_DISK_LOOKS = 11  # and is not known before five minutes are over
 STUCK_LOOP_S = 5.0
 STUCK_FOLLOWER_S = 300.0  # so long without a stored segment, while sealed ones wait, is no progress
 BOOK_STATES = ("none", "buffering", "synced", "broken")
@@ -86,6 +90,7 @@ class Parts:
     started_ns: int
     first_frame: int
     journal: Journal
+    floor: Floor
     streams: Sequence[Stream]
     followers: Sequence[Following]
     sealed: Sealed
@@ -104,7 +109,7 @@ class Observer:
     _counts: dict[str, deque[tuple[float, int, int]]] = attrs.field(factory=dict)  # by stream: when, frames, bytes
     _moved: dict[str, tuple[int, float]] = attrs.field(factory=dict)  # by follower: last segment, and since when
     _journal_bytes: int = 0  # on the disk, less what this run has written when that was measured
-    _free_bytes: int | None = None
+    _free: deque[tuple[float, int]] = attrs.field(factory=lambda: deque(maxlen=DISK_LOOKS))  # when, bytes
 
     async def run(self) -> NoReturn:
         """Look once a second, and measure the event loop and the disk, until cancelled."""
@@ -170,8 +175,10 @@ class Observer:
         folder = journal_dir(self.parts.config.collector.data_dir)
         while True:
             written = self.parts.journal.bytes_written
-            taken, self._free_bytes = await trio.to_thread.run_sync(_measure, folder, limiter=limiter)
+            taken, free = await trio.to_thread.run_sync(_measure, folder, limiter=limiter)
             self._journal_bytes = taken - written
+            if free is not None:
+                self._free.append((trio.current_time(), free))
             await trio.sleep(MEASURE_EVERY_S)
 
     # What one look tells
@@ -238,9 +245,12 @@ class Observer:
             segment=journal.numbers.segment - 1,
             bytes=max(0, self._journal_bytes + journal.bytes_written),
             written_bytes=journal.bytes_written,
-            free_bytes=self._free_bytes,
+            free_bytes=self._free[-1][1] if self._free else None,
+            min_free_bytes=self.parts.floor.bytes,
+            left_s=left_s(self._free, self.parts.floor.bytes),
             frames_accepted=journal.numbers.frame - self.parts.first_frame,
             refusing=journal.is_refusing,
+            refusal=journal.refusal,
             next_frame=journal.numbers.frame,
             next_session=journal.numbers.session,
         )
@@ -282,13 +292,13 @@ class Observer:
                 after = f" after {stream.last_ending}" if stream.last_ending else ""
                 yield f"{stream.name}: {stream.state}{after}"
         if self.parts.journal.is_refusing:
-            yield "journal: refuses, reading has stopped until there is room on the disk"
+            yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
 
     def _not_healthy(self, followers: Sequence[FollowerStatus]) -> Iterable[str]:
         if self.loop_lag.worst_s > STUCK_LOOP_S:
             yield f"event loop: stood still for {self.loop_lag.worst_s:.1f} s"
         if self.parts.journal.is_refusing:
-            yield "journal: refuses, reading has stopped until there is room on the disk"
+            yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
         for follower in followers:
             still_s = trio.current_time() - self._moved.get(follower.name, (0, trio.current_time()))[1]
             if follower.lag_segments and min(still_s, follower.lag_s) > STUCK_FOLLOWER_S:
@@ -352,6 +362,18 @@ def _books(tracks: Iterable[BookTrack]) -> tuple[BookStatus, ...]:
     return tuple(
         BookStatus(*market, dict(counted), tuple(not_synced.get(market, ()))) for market, counted in states.items()
     )
+
+
+def left_s(free: Sequence[tuple[float, int]], floor_bytes: int) -> float | None:
+    """Say in how many seconds only `floor_bytes` will be free, by the line through all looks (time, bytes): segments
+    come and go, so what is free rises and falls. None where too little is known, or where it does not become less.
+    """
+    if len(free) < LEAST_DISK_LOOKS:
+        return None
+    bytes_per_s = linear_regression(*zip(*free, strict=True)).slope
+    if bytes_per_s >= 0:
+        return None
+    return max(0.0, round((free[-1][1] - floor_bytes) / -bytes_per_s, 1))
 
 
 def _measure(folder: Path) -> tuple[int, int | None]:

@@ -49,14 +49,21 @@ class SocketStatus:
 
 @attrs.frozen
 class JournalStatus:
-    """The journal: its running segment, what it takes on the disk and what this run has written, the next numbers."""
+    """The journal: its running segment, what it takes on the disk and what this run has written, the next numbers.
+
+    `left_s`: when only `min_free_bytes` will be free, at the rate at which the disk has filled up in the last hour,
+    whoever filled it; None while that is not known yet, or when it does not fill up. `refusal` says why it refuses.
+    """
 
     segment: int
     bytes: int
     written_bytes: int
     free_bytes: int | None
+    min_free_bytes: int
+    left_s: float | None
     frames_accepted: int
     refusing: bool
+    refusal: str | None
     next_frame: int
     next_session: int
 

@@ -176,6 +176,30 @@ def test_a_full_disk_outweighs_the_session_that_ended_because_of_it() -> None:
     assert tape.rows[-1].detail == "nothing was accepted for 3.0 s"
 
 
+def test_a_full_disk_explains_what_is_missing_behind_what_lay_in_the_buffers() -> None:
+    """While nothing is read, the exchange goes on until the buffers are full, and drops us then."""
+    tape = Tape()
+    tape.take(A, 1)
+    tape.fold.refused(2, 30)
+    tape.take(A, 2)
+    tape.take(A, 3)
+    tape.end(A)
+    tape.take(B, 40)
+    assert tape.cause() is Cause.BACKPRESSURE
+    tape.take(B, 50)
+    assert tape.cause() is Cause.SKIPPED
+
+
+def test_that_nothing_ran_explains_more_than_that_the_disk_was_full() -> None:
+    tape = Tape()
+    tape.take(A, 1)
+    tape.fold.refused(2, 30)
+    tape.take(A, 2)
+    tape.fold.process_started()
+    tape.take(B, 40)
+    assert tape.cause() is Cause.PROCESS_DOWN
+
+
 def test_a_frame_that_could_not_be_used_explains_what_is_missing_where_it_was() -> None:
     tape = Tape()
     tape.take(A, 1)
@@ -200,7 +224,7 @@ def test_once_the_next_trade_has_followed_nothing_is_explained_any_more(what: st
     if what == "end":
         tape.end(A)
     elif what == "refused":
-        tape.fold.refused(0, SECOND)
+        tape.fold.refused(0, 1)
     elif what == "started":
         tape.fold.process_started()
     else:

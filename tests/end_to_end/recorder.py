@@ -40,7 +40,7 @@ def config_text(
         for name in exchanges
         for market in markets
     )
-    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\n{store}'
+    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\nmin_free = "0 B"\n{store}'
     return f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{kept}{records}{endpoints}'
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 
 from collector_trio.journal.append import Journal, open_journal
-from collector_trio.journal.keep import tidy_one
+from collector_trio.journal.keep import let_go, tidy_one
 from collector_trio.journal.records import Batch, Damage, Letter, Note, read_records
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
 from collector_trio.journal.segments import Segment, journal_dir, list_segments
+from collector_trio.journal.space import free_bytes
 
 START_NS = int(datetime(2026, 11, 23, 12, 38, tzinfo=UTC).timestamp()) * 10**9
 
@@ -121,5 +122,7 @@ class Disk:
 
 def tidy(data_dir: Path, confirmed: int, keep: float | str, min_free_bytes: int, now_s: float) -> None:
     """Compress or delete all segments that are due, as the recorder does one by one."""
-    while tidy_one(data_dir, confirmed, keep, min_free_bytes, now_s):
+    while (missing := min_free_bytes - free_bytes(data_dir)) > 0 and let_go(data_dir, confirmed, missing):
+        pass
+    while tidy_one(data_dir, confirmed, keep, now_s):
         pass

@@ -16,6 +16,7 @@ from collector_trio.followers.child import FollowerChild
 from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal, open_journal
 from collector_trio.journal.recover import Numbers, lock_data_dir
+from collector_trio.journal.space import Floor
 from collector_trio.net.budgets import Budget
 from collector_trio.ops.census import Owners
 from collector_trio.ops.lag import LagHistogram
@@ -100,6 +101,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
             started_ns=EPOCH_NS,
             first_frame=1,
             journal=journal,
+            floor=Floor(1000, 1000, 10**9),
             streams=streams,
             followers=(Following(child, lambda: made.cursor),),
             sealed=Sealed(),
