@@ -4,6 +4,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import count
 from operator import itemgetter
 from typing import Any
 
@@ -51,20 +52,22 @@ class Recording:
     lines: list[Recorded]
 
     def records(self, without: Iterable[int] = ()) -> Iterator[Batch | Note]:
-        """Yield the records, but not the frames with these numbers (which keep them)."""
-        left_out = set(without)
+        """Yield the records, but not the frames with these numbers: as if the exchange had not sent them."""
+        left_out, numbers = set(without), count(1)
         opened = {"session": 1, "exchange": self.exchange, "markets": [self.market], "stream": "recorded/1"}
         yield Note(Letter.OPENED, self.lines[0].received_ns, opened)
-        for number, line in enumerate(self.lines, 1):
+        for place, line in enumerate(self.lines, 1):
             symbol = snapshot_of(self.name, line)
             if symbol is not None:
+                number = next(numbers) if left_out else place
                 request = {
                     "session": number + 1, "exchange": self.exchange, "market": self.market, "native_symbol": symbol,
                     "url": line.url or "inline",
                 }  # fmt: skip
                 yield Note(Letter.REQUEST, line.received_ns, request)
                 yield Batch(number, line.received_ns, number + 1, [line.frame])
-            elif line.url is None and number not in left_out:
+            elif line.url is None and place not in left_out:
+                number = next(numbers) if left_out else place
                 yield Batch(number, line.received_ns, 1, [line.frame])
 
 
