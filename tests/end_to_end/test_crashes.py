@@ -154,7 +154,7 @@ async def test_recorder_follower_and_both_are_killed_and_nothing_accepted_is_los
 async def test_fifty_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path) -> None:
     seed = draw_seed()
     draw = random.Random(seed)
-    kinds = [draw.choice(KINDS) for _ in range(int(os.environ.get("CRASH_KILLS", "60")))]
+    kinds = [draw.choice(KINDS) for _ in range(int(os.environ.get("CRASH_KILLS", "75")))]
     outcome = await crash(tmp_path, kinds, draw, 5.0)
     assert_nothing_is_lost(tmp_path, outcome, seed)
     print(outcome.kills, outcome.while_following, outcome.frames, outcome.seen, outcome.report)

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from collector_trio.errors import ConnectionEnded
 from collector_trio.followers.cursor import Cursor
 from collector_trio.ops.lag import LoopLag
-from collector_trio.ops.state import STUCK_FOLLOWER_S, Sealed
+from collector_trio.ops.state import LEAST_DISK_LOOKS, STUCK_FOLLOWER_S, Sealed, left_s
 from collector_trio.streams.session import Watched
 
 from .conftest import Recorder
@@ -225,3 +225,14 @@ def test_sealed_segments_are_forgotten_once_all_have_stored_them() -> None:
     assert sealed.after(0) == (1, 30)
     sealed.forget(3)
     assert sealed.after(0) == (0, None)
+
+
+def test_the_days_that_are_left_follow_what_became_less_over_the_last_looks() -> None:
+    gib = 2**30
+    looks = [(30.0 * n, 100 * gib - n * gib // 4) for n in range(LEAST_DISK_LOOKS)]  # half a GiB a minute
+    left = left_s(looks, gib)
+    assert left is not None
+    assert left == pytest.approx((looks[-1][1] - gib) / gib * 120, rel=0.001)
+    assert left_s(looks[:-1], gib) is None, "too few looks"
+    assert left_s([(at, free) for (at, _), (_, free) in zip(looks, reversed(looks), strict=True)], gib) is None, "more"
+    assert left_s(looks, 200 * gib) == 0
