@@ -49,6 +49,8 @@ BATCHES = {"burst": 100, "frame": 1}  # frames that one read brings, by form; se
 NAMES = {"trades": "trade", "diff20": "20-level diff", "diff40": "40-level diff", "diff400": "400-level diff"}
 CHUNK = 256 * 1024
 FOLLOWED = {"trades": 60_000, "diff20": 10_000, "diff40": 10_000, "diff400": 1000}  # a segment; a file has its price
+MANY = {"trades": (1_000_000, 2.3), "diff40": (200_000, 12 + 2.5)}  # and what design.md allows, a kept book included
+FEW = 20
 RATE = 50_000
 EVERY = 5
 LAYOUT_RATE = 200
@@ -235,6 +237,20 @@ def _recorded() -> None:
     console.print(table, "")
 
 
+def follow() -> None:
+    """A million trades and 200 000 changes of a kept book through the follower, all of it counted."""
+    title = f"Follower over many messages, {FEW} a read, all of its ten segments counted: CPU per message"
+    table = shown(title, "message", "messages", "of json.loads of a trade", "its budget", "µs", "bytes a row")
+    yardstick = 0.0
+    for kind, (count, budget_us) in MANY.items():
+        cost = follower.made_up(kind, count, 10, FEW)
+        us, json_us = cost.whole_us
+        yardstick = yardstick or json_us
+        cells = f"{us / yardstick:.2f}", f"{budget_us / BUDGET_JSON_US:.2f}", f"{us:.2f}"
+        table.add_row(NAMES[kind], f"{count:,}", *cells, f"{cost.stored_bytes / cost.rows:.1f}")
+    console.print(table, "")
+
+
 def compare(rounds: int) -> None:
     """cryptofeed to an empty callback, on the same frames."""
     title = "cryptofeed to an empty callback, nothing stored; our recorder, stored in the journal: CPU µs per message"
@@ -309,7 +325,7 @@ def _timed(name: str) -> Iterator[None]:
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["receive", "steps", "rivals", "layout", "load"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["receive", "steps", "follow", "rivals", "layout", "load"]))
 @click.option("--rounds", default=2, show_default=True, help="The best of so many counts.")
 @click.option("--seconds", type=float, help="How long layout and load last; default: 30 and 10.")
 def main(parts: tuple[str, ...], rounds: int, seconds: float | None) -> None:
@@ -317,6 +333,7 @@ def main(parts: tuple[str, ...], rounds: int, seconds: float | None) -> None:
     works: dict[str, Callable[[], None]] = {
         "receive": partial(receive, rounds),
         "steps": partial(steps, rounds),
+        "follow": follow,
         "rivals": partial(compare, rounds),
         "layout": partial(layout, seconds or 30.0),
         "load": partial(load, seconds or 10.0),
