@@ -65,7 +65,7 @@ def _totals(found: JournalFound) -> dict[str, Any]:
 
 
 def _document(found: JournalFound) -> dict[str, Any]:
-    document = attrs.asdict(found, filter=lambda attribute, _: not attribute.name.startswith("_"))
+    document = attrs.asdict(found)
     for segment in document["segments"]:
         for name in ("first", "last"):
             ns = segment.pop(f"{name}_ns")

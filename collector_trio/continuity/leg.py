@@ -49,7 +49,7 @@ class Leg:
         elif isinstance(decoded, Reject):
             self.continuity.rejected[self.session] = frame, decoded.reason
 
-    def take_trades(self, trades: Trades, first_frame: int, where: Sequence[int], received_ns: int) -> bool:
+    def take_trades(self, trades: Trades, first_frame: int, where: Sequence[int]) -> bool:
         """Take plain trades of one read together, trade `n` from frame `first_frame + where[n]`.
 
         False, and nothing is taken, where one does not go on where the last one ended: take them one by one then.

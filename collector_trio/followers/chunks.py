@@ -1,7 +1,7 @@
 """Rows on their way to a file: typed messages that wait to become columns, then columns that wait to be taken."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import numpy as np
@@ -37,6 +37,13 @@ class Waiting:
         self.counts.append(1)
         self.sessions.append(session)
         self.received_ns.append(received_ns)
+
+    def take(self) -> Self:
+        """Return what waits, and wait for more."""
+        taken, empty = attrs.evolve(self), type(self)(self.instruments)
+        for field in attrs.fields(type(self)):
+            setattr(self, field.name, getattr(empty, field.name))
+        return taken
 
     def lines(self) -> list[Line]:
         """Return what brought each message."""
@@ -83,12 +90,6 @@ class WaitingTrades(Waiting):
         self.sessions += [session] * len(counts)
         self.received_ns += received_ns
 
-    def take(self) -> "WaitingTrades":
-        """Return what waits, and wait for more."""
-        taken = attrs.evolve(self)
-        self.firsts, self.counts, self.sessions, self.received_ns, self.trades = [], [], [], [], Trades()
-        return taken
-
 
 @attrs.define
 class WaitingChanges(Waiting):
@@ -100,13 +101,6 @@ class WaitingChanges(Waiting):
 
     def __len__(self) -> int:
         return len(self.changes)
-
-    def take(self) -> "WaitingChanges":
-        """Return what waits, and wait for more."""
-        taken = attrs.evolve(self)
-        self.firsts, self.counts, self.sessions, self.received_ns = [], [], [], []
-        self.changes, self.frames, self.owners = [], [], []
-        return taken
 
     def without(self, indices: set[int]) -> "WaitingChanges":
         """Return the same without some of the messages."""

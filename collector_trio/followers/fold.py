@@ -21,7 +21,7 @@ from collector_trio.exchanges.protocol import BookDelta
 from collector_trio.followers.chunks import ALL, Finished, Place
 from collector_trio.followers.intake import UNKNOWN, Intake, OnClassified
 from collector_trio.followers.notes import LedgerRows, put_instruments, put_request, put_session
-from collector_trio.followers.plain import Read, Speaker
+from collector_trio.followers.reads import Read, Speaker
 from collector_trio.followers.state import FoldState
 from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.meaning import take_note

@@ -16,7 +16,8 @@ from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, 
 from collector_trio.followers.chunks import ALL, Finished, Line, Place, WaitingChanges, WaitingTrades
 from collector_trio.followers.keeping import Books, KeptBook
 from collector_trio.followers.notes import LedgerRows
-from collector_trio.followers.plain import Numbered, Read, Speaker, TradeSlot, plain_trades
+from collector_trio.followers.plain import Numbered, TradeSlot, plain_trades
+from collector_trio.followers.reads import Read, Speaker
 from collector_trio.followers.rows import trade_columns
 from collector_trio.instruments import Naming
 

@@ -68,10 +68,7 @@ class KeptBook:
     ) -> None:
         """Let a row wait to become columns."""
         waiting = self.waiting
-        waiting.firsts.append(number)
-        waiting.counts.append(1)
-        waiting.sessions.append(session)
-        waiting.received_ns.append(received_ns)
+        waiting.arrived(session, number, received_ns)
         waiting.changes.append(row)
         waiting.frames.append(frame)
         waiting.owners.append(owner)

@@ -10,36 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, repeat
 
 import attrs
-import msgspec
 
 from collector_trio.continuity.runs import runs
 from collector_trio.continuity.tracks import TradeTrack
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.exchanges.protocol import Trades
-from collector_trio.followers.chunks import ALL, WaitingTrades
-
-
-@attrs.frozen(cache_hash=True)
-class Speaker:
-    """Who sent a frame: an exchange, of some of its markets. A session is a speaker, and so is a REST endpoint."""
-
-    exchange: str
-    markets: tuple[str, ...]
-
-    @property
-    def market(self) -> str:
-        """The one market, or that it is not one."""
-        return self.markets[0] if len(self.markets) == 1 else ALL
-
-
-class Read(msgspec.Struct, frozen=True):
-    """Frames that were received together; the first has number `first`. `session` None: no journal holds them."""
-
-    speaker: Speaker
-    session: int | None
-    first: int
-    received_ns: int
-    frames: Sequence[bytes]
+from collector_trio.followers.chunks import WaitingTrades
+from collector_trio.followers.reads import Read, Speaker
 
 
 @attrs.define(eq=False)

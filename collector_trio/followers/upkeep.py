@@ -171,7 +171,11 @@ class Upkeep:
     def _remove_going(self) -> None:
         """Delete one of the folders that nobody can be listing any more."""
         if self._going and not 0 <= self.clock() - self._going[0][0] < GRACE_S:
-            shutil.rmtree(self._going.popleft()[1], ignore_errors=True)
+            folder = self._going.popleft()[1]
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:  # what is left of it goes at the next start
+                self.log.error("old files not deleted", folder=str(folder), problem=str(error))
 
 
 def _ask_for_room(folder: Path) -> None:

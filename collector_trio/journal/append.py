@@ -145,6 +145,11 @@ class Journal:
             point_nowhere(journal_dir(self.data_dir))
         self._refuse(now_ns, reason)
 
+    @property
+    def is_held(self) -> bool:
+        """Tell whether it refuses because somebody holds it."""
+        return self._held
+
     def release(self) -> None:
         """Let what `hold` stopped be tried again."""
         self._held = False

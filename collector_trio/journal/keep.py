@@ -17,17 +17,24 @@ def tidy_one(data_dir: Path, confirmed: int, keep: float | str, now_s: float) ->
 
     `keep` is seconds, "until stored" or "forever". One at a time, so that a stop need not wait for more.
 
-    What a follower still needs never goes. What somebody else removed or forbade, or a disk too full for the copy, is
-    no reason to stop.
+    What a follower still needs never goes. What somebody else removed, or a disk too full for the copy, is no reason to
+    stop; nor is what somebody forbade, but where nothing else is due that raises its OSError.
     """
+    forbidden: OSError | None = None
     for segment in _confirmed(data_dir, confirmed):
-        with suppress(OSError):
+        try:
             age_s = now_s - segment.path.stat().st_mtime
             if keep == "until stored" or (not isinstance(keep, str) and age_s > keep):
                 segment.path.unlink()
                 return True
             if segment.path.name.endswith(".log") and _compress(segment):
                 return True
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            forbidden = forbidden or error
+    if forbidden is not None:
+        raise forbidden
     return False
 
 

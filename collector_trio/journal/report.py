@@ -54,7 +54,6 @@ class SegmentFound:
     torn_bytes: int = 0
     damages: list[DamageFound] = attrs.field(factory=list)
     problem: str | None = None
-    _ended: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -162,7 +161,7 @@ class _Walk:
             self._reasons.append(f"segment {found.number} cannot be read")
 
     def _take_records(self, found: SegmentFound, data: bytes) -> None:
-        is_open = found.form == "open"
+        is_open, has_end = found.form == "open", False
         for record in read_records(data):
             if isinstance(record, Damage):
                 if record.tail and is_open:
@@ -179,7 +178,7 @@ class _Walk:
                 self._take_batch(found, record)
                 continue
             found.notes += 1
-            found._ended = record.letter is Letter.SEALED
+            has_end = record.letter is Letter.SEALED
             if record.letter is Letter.SEGMENT:
                 self._reached(record.value["next_frame"])
         if found.first_ns is not None:
@@ -188,7 +187,7 @@ class _Walk:
             return
         if not found.batches and not found.notes:
             found.problem = "not a journal: no record in it" if data else "empty"
-        elif not found._ended:
+        elif not has_end:
             found.problem = "its end is gone: no last record"
             if not found.damages:
                 self._reasons.append(f"the end of segment {found.number} is gone")

@@ -7,8 +7,8 @@ The file's size stays what was written, so who follows the file sees nothing of 
 import ctypes
 import errno
 import os
-from collections.abc import Callable
-from functools import cache
+
+from collector_trio.journal.libc import call
 
 AHEAD_BYTES = 8 * 2**20
 LEAST_BYTES = 2**16
@@ -40,21 +40,5 @@ def reserve(fd: int, offset: int) -> int | None:
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """Do what Python has no call for. Raises OSError."""
-    call = _fallocate()
-    if call is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if call(fd, mode, offset, length):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-@cache
-def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
-    if call is None:
-        return None
-    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    call.restype = ctypes.c_int
-    reserved: Callable[[int, int, int, int], int] = call
-    return reserved
+    """Allocate as the system call of that name does. Raises OSError."""
+    call("fallocate", fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))

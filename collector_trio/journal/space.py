@@ -85,7 +85,6 @@ class Space:
     _free_bytes: int = 0
     _went: bool = False  # segments were deleted to make room
     _more: bool = False  # to tidy
-    _holds: bool = False
     _trouble: str = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -104,15 +103,12 @@ class Space:
     async def _look(self) -> None:
         await self._try(self._make_room)
         if self._free_bytes >= self._wanted_bytes():
-            if self._holds:
-                self._holds = False
-                self.journal.release()
+            self.journal.release()
         elif not self._went:  # where some went, the next look tells whether that was enough
-            self._holds = True
             self.journal.hold(self.floor.shortage(self._free_bytes))
 
     def _wanted_bytes(self) -> int:
-        return self.floor.bytes + (min(MORE_BYTES, self.floor.bytes // 16) if self._holds else 0)
+        return self.floor.bytes + (min(MORE_BYTES, self.floor.bytes // 16) if self.journal.is_held else 0)
 
     async def _try(self, work: Callable[[], None]) -> None:
         self._went = self._more = False

@@ -23,7 +23,7 @@ from collector_trio.followers.child import FollowerChild
 from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal
 from collector_trio.journal.segments import journal_dir
-from collector_trio.journal.space import Floor
+from collector_trio.journal.space import Floor, free_bytes
 from collector_trio.ops.census import NOBODY, STATES, Owners
 from collector_trio.ops.lag import LagHistogram, LoopLag
 from collector_trio.ops.status import (
@@ -386,7 +386,6 @@ def _measure(folder: Path) -> tuple[int, int | None]:
                     taken += entry.stat(follow_symlinks=False).st_size
                 except FileNotFoundError:
                     continue  # compressed or deleted meanwhile
-        disk = os.statvfs(folder)
+        return taken, free_bytes(folder)
     except OSError:
         return taken, None
-    return taken, disk.f_bavail * disk.f_frsize

@@ -189,7 +189,7 @@ class Session:
         self.frame_bytes += sum(map(len, frames))
         now, decode, leg = trio.current_time(), self.exchange.decode, self._leg
         first = self.journal.numbers.frame - len(frames)
-        exchange_ns, together = self._take_together(frames, first, received_ns, now) if len(frames) > 1 else (None, ())
+        exchange_ns, together = self._take_together(frames, first, now) if len(frames) > 1 else (None, ())
         if len(together) < len(frames):
             for n in sorted({*range(len(frames))} - {*together}) if together else range(len(frames)):
                 decoded = decode(frames[n])
@@ -206,14 +206,12 @@ class Session:
             self.live.settle()
         return True
 
-    def _take_together(
-        self, frames: Sequence[bytes], first: int, received_ns: int, now: float
-    ) -> tuple[int | None, Sequence[int]]:
+    def _take_together(self, frames: Sequence[bytes], first: int, now: float) -> tuple[int | None, Sequence[int]]:
         """Take the trades of a read together, where they just follow; return the last one's time, and which frames they
         were.
         """
         found = self.exchange.decode_trades(frames)
-        if found is None or not found[1] or not self._leg.take_trades(found[0], first, found[1], received_ns):
+        if found is None or not found[1] or not self._leg.take_trades(found[0], first, found[1]):
             return None, ()
         trades, where = found
         for native_symbol in dict.fromkeys(trades.native_symbols):

@@ -27,6 +27,7 @@ from collector_trio.followers.reading import query
 from collector_trio.followers.scan import scan
 from collector_trio.followers.tables import open_tables
 from collector_trio.followers.upkeep import Upkeep
+from collector_trio.journal import libc
 from collector_trio.tables import TABLES, Kind
 
 from ..journal.writing import HandClock, leave_open, segments
@@ -336,7 +337,11 @@ def test_where_folders_cannot_be_swapped_hours_stay_as_they_are_and_that_is_said
 ) -> None:
     record_hours(tmp_path)
     before = hour_folders(tmp_path)
-    monkeypatch.setattr(swap, "_renameat2", lambda one, other: number)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(swap, "call", refuse)
 
     look_after(tmp_path)
 
@@ -349,7 +354,7 @@ def test_where_folders_cannot_be_swapped_hours_stay_as_they_are_and_that_is_said
 def test_a_c_library_without_the_call_is_a_filesystem_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swap, "_libc", object())
+    monkeypatch.setattr(libc, "_libc", object())
 
     with pytest.raises(swap.SwapUnsupported) as caught:
         swap.exchange(tmp_path, tmp_path)

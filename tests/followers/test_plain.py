@@ -13,7 +13,8 @@ from collector_trio.followers import fold as folding
 from collector_trio.followers import intake
 from collector_trio.followers.chunks import Place
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.plain import Find, Numbered, PlainTrades, Read, plain_trades
+from collector_trio.followers.plain import Find, Numbered, PlainTrades, plain_trades
+from collector_trio.followers.reads import Read
 from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.records import Batch, Letter, Note
 from collector_trio.tables import TABLES

@@ -73,7 +73,6 @@ async def test_reading_stops_below_the_floor_and_goes_on_when_enough_is_free_aga
 async def test_where_too_little_is_free_from_the_start_nothing_is_accepted(
     tmp_path: Path, clock: HandClock, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    DiskSpace(tmp_path, monkeypatch).free = 0
     monkeypatch.setattr(space, "free_bytes", lambda data_dir: 0)
     with looked_after(tmp_path, clock, lambda: 0) as (journal, looking, _):
         async with trio.open_nursery() as nursery:
