@@ -133,7 +133,7 @@ def single_steps(frames: Sequence[bytes], batch: int, folder: Path) -> Iterator[
     chunks = [wire[start : start + CHUNK] for start in range(0, len(wire), CHUNK)]
     decode = EXCHANGES["binance"].decode
     batches = [Batch(n + 1, NS + n, 1, list(frames[n : n + batch])) for n in range(0, len(frames), batch)]
-    text = b"".join(map(encode_batch, batches))
+    text = b"".join(part for batch in batches for part in encode_batch(batch))
 
     def cut() -> None:
         splitter = FrameSplitter()

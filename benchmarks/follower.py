@@ -85,7 +85,7 @@ class Run:
         request = {"session": ANSWER + number, "exchange": "binance", "market": market, "native_symbol": native}
         self._feed(
             encode_note(Letter.REQUEST, ns, request | {"url": "bench"})
-            + encode_batch(Batch(number, ns, ANSWER + number, [book]))
+            + b"".join(encode_batch(Batch(number, ns, ANSWER + number, [book])))
         )
 
     def _feed(self, text: bytes) -> None:
@@ -94,7 +94,7 @@ class Run:
 
     def segment(self, batches: Sequence[Batch]) -> None:
         """Fold and publish one segment."""
-        text = b"".join(map(encode_batch, batches))
+        text = b"".join(part for batch in batches for part in encode_batch(batch))
         self._segments += 1
         start = time.process_time()
         for batch in batches:

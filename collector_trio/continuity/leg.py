@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from collector_trio.continuity.fold import Continuity
-from collector_trio.continuity.runs import Run, runs
+from collector_trio.continuity.runs import Run, chains, runs
 from collector_trio.continuity.tracks import BookTrack, TradeTrack
-from collector_trio.exchanges.protocol import BookDelta, BookRules, Decoded, Ignored, Reject, Trade, Trades
+from collector_trio.exchanges.protocol import BookDelta, BookRules, Decoded, Ignored, Links, Reject, Trade, Trades
 from collector_trio.instruments import Instrument
 
 
@@ -68,6 +68,28 @@ class Leg:
         for track, run in found:
             n = run.last_at
             track.follow(self.session, trades.ids[n], trades.exchange_ns[n], first_frame + where[n])
+        return True
+
+    def take_links(self, links: Links, first_frame: int, where: Sequence[int]) -> bool:
+        """Take plain changes of one read together, as `take_trades` does with trades: those of synced books."""
+        run_of = chains(links.native_symbols, links.prev_seqs, links.last_seqs)
+        if run_of is None:
+            return False
+        found: list[tuple[str, BookTrack, Run]] = []
+        for native_symbol, run in run_of.items():
+            book = self._books.get(native_symbol) or self._find_book(native_symbol)
+            if book is None:
+                continue
+            if book[1].next_prev != run.first:
+                return False
+            found.append((native_symbol, book[1], run))
+        for native_symbol, track, run in found:
+            n, last_seqs = run.last_at, links.last_seqs
+            if track.chain.resets:
+                for name, last in zip(links.native_symbols, last_seqs, strict=True):
+                    if name == native_symbol:
+                        track.chain.remember(last)
+            track.follow(self.session, last_seqs[n], links.exchange_ns[n], first_frame + where[n])
         return True
 
     def _take_change(self, row: BookDelta, frame: int, received_ns: int, rejected: tuple[int, str] | None) -> None:

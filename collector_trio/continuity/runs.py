@@ -13,6 +13,26 @@ class Run:
     last_at: int
 
 
+def chains(native_symbols: Sequence[str], prev_seqs: Sequence[int], last_seqs: Sequence[int]) -> dict[str, Run] | None:
+    """Return the run of each instrument whose book's changes each lead on from where the one before it ended.
+
+    `first` is the number that the first one leads on from. None where one does not; there is at least one.
+    """
+    if native_symbols.count(native_symbols[0]) == len(native_symbols):
+        leads_on = prev_seqs[1:] == last_seqs[:-1]
+        return {native_symbols[0]: Run(prev_seqs[0], len(native_symbols) - 1)} if leads_on else None
+    first: dict[str, int] = {}
+    tip: dict[str, int] = {}
+    last_at: dict[str, int] = {}
+    for n, (native, prev, last) in enumerate(zip(native_symbols, prev_seqs, last_seqs, strict=True)):
+        if tip.get(native) != prev:
+            if native in first:
+                return None
+            first[native] = prev
+        tip[native], last_at[native] = last, n
+    return {native: Run(number, last_at[native]) for native, number in first.items()}
+
+
 def runs(native_symbols: Sequence[str], ids: Sequence[int]) -> dict[str, Run] | None:
     """Return the run of each instrument, by native symbol; None where one's ids do not go up one by one.
 

@@ -264,11 +264,10 @@ class BookTrack(Track):
         if prev is None or last is None:
             self.last_frame, self.tip_ns = frame, ns
             return Verdict.NEXT
-        if prev == chain.tip and chain.synced and not chain.ahead:
-            chain.tip = last
+        if prev == self.next_prev:
             if chain.resets:
                 chain.remember(last)
-            self.last_frame, self.tip_ns, self.reason = frame, ns, None
+            self.follow(session, last, ns, frame)
             return Verdict.NEXT
         tip, before_ns, was_ahead = chain.tip, self.tip_ns, bool(chain.ahead)
         old = before_ns is not None and before_ns - OLD_NS < ns < before_ns
@@ -297,6 +296,22 @@ class BookTrack(Track):
             self._settle()
             self.last_frame, self.reason = frame, None
         return verdict
+
+    @property
+    def next_prev(self) -> int | None:
+        """The number that a change must lead on from to just continue a book that is synced; None where none can."""
+        chain = self.chain
+        return chain.tip if chain.synced and not chain.ahead else None
+
+    def follow(self, session: int, last: int, ns: int, frame: int) -> None:
+        """Take changes from `next_prev` to `last`: what `take` would do with them, one after another, but that the
+        chain remembers their numbers where it has to.
+
+        `ns` and `frame` are those of the last one.
+        """
+        self.legs.add(session)
+        self.chain.tip = last
+        self.last_frame, self.tip_ns, self.reason = frame, ns, None
 
     def take_whole(
         self, session: int, seq: int | None, ns: int, frame: int, rejected: tuple[int, str] | None

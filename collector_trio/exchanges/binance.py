@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 from collector_trio.config import Offers
 from collector_trio.errors import BadAnswer
 from collector_trio.exchanges.binance_frames import decode as decode
+from collector_trio.exchanges.binance_frames import decode_together as decode_together
 from collector_trio.exchanges.binance_frames import decode_trades as decode_trades
 from collector_trio.exchanges.binance_frames import is_coin_m
 from collector_trio.exchanges.protocol import BookRules, BookSnapshot, Ignored, Reject, Request

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Trade, Trades
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    Control,
+    ControlKind,
+    Decoded,
+    Ignored,
+    Links,
+    Reject,
+    Together,
+    Trade,
+    Trades,
+)
 from collector_trio.exchanges.wire import FIRST_MS, LAST_MS, MAX_INT, all_plain, all_text, are_numbers, exchange_ns
 
 _Name = Annotated[str, Meta(min_length=1)]
@@ -83,8 +94,8 @@ class _Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
     product: int = field(name="st", default=1)
 
     def rows(self, stream: str) -> Decoded:
-        if "@depth@" not in stream and stream and (kind := stream.partition("@")[2]) != "depth":
-            return Ignored(f"channel not recorded: {kind}")  # partial and RPI books look like changes of the book
+        if not _is_of_changes(stream):
+            return Ignored(f"channel not recorded: {stream.partition('@')[2]}")
         symbol, time, first, previous = self.native_symbol, self.time, self.first_seq, self.previous
         ns = time * 1_000_000 if FIRST_MS <= time <= LAST_MS else exchange_ns(time)
         if previous is UNSET:
@@ -143,6 +154,45 @@ def decode_trades(frames: Sequence[bytes]) -> tuple[Trades, Sequence[int]] | Non
     return None if trades is None else (trades, where)
 
 
+def decode_together(frames: Sequence[bytes]) -> Together | None:
+    """Read many frames of `@aggTrade`, `@trade` and `@depth`; None if one of them must be looked at alone."""
+    try:
+        read = list(map(_read_combined, frames))
+        events = [combined.data for combined in read]
+        kinds = list(map(type, events))
+        changes = kinds.count(_Depth)
+        if not changes:
+            return Together(_plain_trades(events), range(len(events)), Links(), ())
+        if not all(map(_is_of_changes, {combined.stream for combined in read if type(combined.data) is _Depth})):
+            return None
+        if changes == len(events):
+            return Together(Trades(), (), _links(events), range(len(events)))
+        trades_at = [n for n, kind in enumerate(kinds) if kind is not _Depth]
+        links_at = [n for n, kind in enumerate(kinds) if kind is _Depth]
+        trades, links = _plain_trades([events[n] for n in trades_at]), _links([events[n] for n in links_at])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return Together(trades, trades_at, links, links_at)
+
+
+def _links(events: Sequence[Any]) -> Links:
+    """Return the numbers of `_Depth`s. Raises ValueError where a time asks for a closer look."""
+    times = [event.time for event in events]
+    if min(times) < FIRST_MS or max(times) > LAST_MS:
+        raise ValueError("a time in another unit, or none")
+    return Links(
+        [event.native_symbol for event in events],
+        [event.first_seq - 1 if event.previous is UNSET else event.previous for event in events],
+        [event.last_seq for event in events],
+        [time * 1_000_000 for time in times],
+    )
+
+
+def _is_of_changes(stream: str) -> bool:
+    """Tell a stream of changes from those of partial and RPI books, which look like changes of the book."""
+    return "@depth@" in stream or not stream or stream.partition("@")[2] == "depth"
+
+
 def _is_trade(frame: bytes) -> bool:
     return b'rade"' in frame[:64]  # the stream's name, with the longest symbol there is
 
@@ -150,18 +200,22 @@ def _is_trade(frame: bytes) -> bool:
 def _read_together(frames: Sequence[bytes]) -> Trades | None:
     """Return what `rows` says of each; None where that is more than a plain trade."""
     try:
-        events: list[Any] = [combined.data for combined in map(_read_combined, frames)]
-        kinds = set(map(type, events))
-        if kinds == {_AggTrade}:
-            trades = _columns(events)
-            trades.first_ids, trades.last_ids = [event.first_id for event in events], [e.last_id for e in events]
-        elif kinds == {_SingleTrade} and {event.nature for event in events} == {"MARKET"}:
-            trades = _columns(events)
-            trades.first_ids, trades.last_ids = [None] * len(events), [None] * len(events)
-        else:
-            return None
+        return _plain_trades([combined.data for combined in map(_read_combined, frames)])
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def _plain_trades(events: Sequence[Any]) -> Trades:
+    """Return what `rows` says of each, all of one kind. Raises ValueError where one is more than a plain trade."""
+    kinds = set(map(type, events))
+    if kinds == {_AggTrade}:
+        trades = _columns(events)
+        trades.first_ids, trades.last_ids = [event.first_id for event in events], [e.last_id for e in events]
+    elif kinds == {_SingleTrade} and {event.nature for event in events} == {"MARKET"}:
+        trades = _columns(events)
+        trades.first_ids, trades.last_ids = [None] * len(events), [None] * len(events)
+    else:
+        raise ValueError("no trades of one kind")
     return trades
 
 

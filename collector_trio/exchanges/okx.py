@@ -15,6 +15,7 @@ from collector_trio.config import Offers
 from collector_trio.errors import BadAnswer
 from collector_trio.exchanges.okx_frames import CHANNELS
 from collector_trio.exchanges.okx_frames import decode as decode
+from collector_trio.exchanges.okx_frames import decode_together as decode_together
 from collector_trio.exchanges.okx_frames import decode_trades as decode_trades
 from collector_trio.exchanges.protocol import BookRules, BookSnapshot, Ignored, Reject, Request
 from collector_trio.exchanges.wire import is_number, number_or_none

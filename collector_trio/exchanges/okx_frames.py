@@ -6,12 +6,24 @@ good frame is written to be cheap.
 
 import re
 from collections.abc import Sequence
+from operator import eq
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Ignored, Reject, Trade, Trades
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    Control,
+    ControlKind,
+    Decoded,
+    Ignored,
+    Links,
+    Reject,
+    Together,
+    Trade,
+    Trades,
+)
 from collector_trio.exchanges.wire import FIRST_MS, LAST_MS, MAX_INT, all_plain, all_text, are_numbers, exchange_ns
 
 CHANNELS = {"trades": "trades-all", "book": "books"}  # ours, and what we ask for
@@ -109,6 +121,41 @@ def decode_trades(frames: Sequence[bytes]) -> tuple[Trades, Sequence[int]] | Non
         return None
     trades = _columns([frame.data[0] for frame in read])
     return None if trades is None else (trades, where)
+
+
+def decode_together(frames: Sequence[bytes]) -> Together | None:
+    """Read many frames of `trades-all` and `books`; None if one of them must be looked at alone: a snapshot, say, or a
+    heartbeat.
+    """
+    found = decode_trades(frames)
+    if found is None:
+        return None
+    trades, trades_at = found
+    if len(trades_at) == len(frames):
+        return Together(trades, trades_at, Links(), ())
+    links_at = [n for n, frame in enumerate(frames) if frame.startswith(_BOOK_HEADS)]
+    if len(trades_at) + len(links_at) < len(frames):
+        return None
+    try:
+        links = _links(list(map(_read_books, [frames[n] for n in links_at])))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return None if links is None else Together(trades, trades_at, links, links_at)
+
+
+def _links(read: Sequence[_Books]) -> Links | None:
+    """Return the numbers of changes; None where one frame is more than one change."""
+    if any(len(frame.data) != 1 or frame.action != "update" or not frame.arg.instId for frame in read):
+        return None
+    books = [frame.data[0] for frame in read]
+    times, previous, last = [book.ts for book in books], [book.prevSeqId for book in books], [b.seqId for b in books]
+    if min(times) < FIRST_MS or max(times) > LAST_MS or any(map(eq, previous, last)):
+        return None
+    prev_seqs = [number for number in previous if number is not None]
+    last_seqs = [number for number in last if number is not None]
+    if not len(prev_seqs) == len(last_seqs) == len(books):
+        return None
+    return Links([frame.arg.instId for frame in read], prev_seqs, last_seqs, [time * 1_000_000 for time in times])
 
 
 def _columns(events: Sequence[_Trade]) -> Trades | None:

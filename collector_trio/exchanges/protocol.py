@@ -41,6 +41,7 @@ class Trade(msgspec.Struct, gc=False):
 class Trades:
     """Many trades as columns of equal length, each as `Trade` says of its field; `buys`: where `side` is "buy"."""
 
+    channel: ClassVar[str] = Trade.channel
     native_symbols: list[str] = attrs.field(factory=list)
     ids: list[int] = attrs.field(factory=list)
     prices: list[str] = attrs.field(factory=list)
@@ -118,6 +119,27 @@ class BookSnapshot(msgspec.Struct, gc=False):
     stride: int
     depth: int
     derivative: bool = False
+
+
+@attrs.frozen
+class Links:
+    """The numbers of many book changes as columns of equal length, each as `BookDelta` says of its field."""
+
+    channel: ClassVar[str] = BookDelta.channel
+    native_symbols: list[str] = attrs.field(factory=list)
+    prev_seqs: list[int] = attrs.field(factory=list)
+    last_seqs: list[int] = attrs.field(factory=list)
+    exchange_ns: list[int] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class Together:
+    """What many frames say of which each is one trade or one change of a book; `…_at`: which of them they are."""
+
+    trades: Trades
+    trades_at: Sequence[int]
+    links: Links
+    links_at: Sequence[int]
 
 
 @attrs.frozen
@@ -217,6 +239,11 @@ class Exchange(Plannable, Protocol):
     def decode_trades(self, frames: Sequence[bytes]) -> tuple[Trades, Sequence[int]] | None:
         """Read those of many frames that look like trades, each one trade that takes one number, and say which they
         are: what `decode` makes of each of them, several times as fast. None: one of them is not that plain.
+        """
+
+    def decode_together(self, frames: Sequence[bytes]) -> Together | None:
+        """Read many frames of which each is one trade that takes one number, or one change of a book: what `decode`
+        makes of each of them, but the levels. None: one of them is not that plain.
         """
 
     def book_rules(self, market: str) -> BookRules:

@@ -1,6 +1,6 @@
 """The running segment: one owner of one file, appended to synchronously, synced and sealed beside the event loop.
 
-A batch is *accepted* when `os.write` returned its full length: from then on no kill of the process loses it.
+A batch is *accepted* when `os.writev` returned its full length: from then on no kill of the process loses it.
 `fdatasync` runs in a thread every `sync_every_s` and bounds what a power cut can cost. When a write comes up short (the
 kernel's first sign of a full disk) or fails, the file is cut back to the last whole record, the batch is refused, and
 `room` makes its reader wait until there is space again; then the refusal, with its bounds, is the first record. Nothing
@@ -107,8 +107,7 @@ class Journal:
         """Append one batch; False when the disk refuses it (see `room`)."""
         if self._refused_since_ns is not None or not self._rotate_if_due(received_ns):
             return False
-        record = encode_batch(Batch(self.numbers.frame, received_ns, session, frames))
-        if not self._write(record):
+        if not self._write(*encode_batch(Batch(self.numbers.frame, received_ns, session, frames))):
             return False
         self.numbers.frame += len(frames)
         received = self._received.get(session)
@@ -329,15 +328,15 @@ class Journal:
         self._file.state = b"" if self.state is None else encode_note(Letter.STATE, ns, self.state())
         return self._write(self._file.state + encode_note(Letter.SEALED, ns, {}))
 
-    def _write(self, record: bytes) -> bool:
+    def _write(self, *parts: bytes) -> bool:
         file = self._file
         assert file is not None, "a segment is opened before anything is written"
         reason = "a short write: the disk is full"
         try:
-            written = os.write(file.fd, record)
+            written = os.writev(file.fd, parts)
         except OSError as error:
             written, reason = 0, str(error)
-        if written != len(record):
+        if written != sum(map(len, parts)):
             self._refuse(self.clock(), reason)
             self._cut()
             return False

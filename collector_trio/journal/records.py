@@ -82,15 +82,14 @@ class Damage:
     tail: bool
 
 
-def encode_batch(batch: Batch) -> bytes:
-    """Return the record's bytes."""
-    payload = b"\n".join(batch.frames) + b"\n"
-    if _needs_escape(payload, batch.frames):
-        payload = b"\n".join([_escape(frame) if _is_odd(frame) else frame for frame in batch.frames]) + b"\n"
-    head = b"#b %d %d %d %d %d " % (
-        batch.first_frame, batch.received_ns, batch.session, len(batch.frames), len(payload),
-    )  # fmt: skip
-    return b"%s%08x\n%s" % (head, crc32(payload, crc32(head)), payload)
+def encode_batch(batch: Batch) -> tuple[bytes, bytes]:
+    """Return the record's bytes in two parts, its head and the frames: each frame is copied once."""
+    frames = batch.frames
+    if [frame for frame in frames if frame[:1] in _MARKS or b"\n" in frame or not frame.isascii()]:
+        frames = [_escape(frame) if _is_odd(frame) else frame for frame in frames]
+    payload = b"\n".join([*frames, b""])
+    head = b"#b %d %d %d %d %d " % (batch.first_frame, batch.received_ns, batch.session, len(frames), len(payload))
+    return b"%s%08x\n" % (head, crc32(payload, crc32(head))), payload
 
 
 def encode_note(letter: Letter, ns: int, value: dict[str, Any]) -> bytes:
@@ -188,13 +187,6 @@ def _is_record(data: bytes, position: int) -> bool:
 
 
 _MARKS = (b"#", b"\\")
-
-
-def _needs_escape(payload: bytes, frames: list[bytes]) -> bool:
-    """Tell whether any frame must be escaped. Frame by frame: a search of the batch for two-byte marks takes longer."""
-    if [frame for frame in frames if frame[:1] in _MARKS or b"\n" in frame]:
-        return True
-    return not payload.isascii() and not _is_utf8(payload)
 
 
 def _is_odd(frame: bytes) -> bool:

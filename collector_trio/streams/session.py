@@ -24,7 +24,17 @@ from structlog.typing import FilteringBoundLogger
 from collector_trio.continuity.leg import Leg
 from collector_trio.continuity.tracks import BookTrack
 from collector_trio.errors import ConnectionEnded
-from collector_trio.exchanges.protocol import BookDelta, Control, ControlKind, Decoded, Exchange, Ignored, Reject, Trade
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    Control,
+    ControlKind,
+    Decoded,
+    Exchange,
+    Ignored,
+    Links,
+    Reject,
+    Trades,
+)
 from collector_trio.instruments import Instrument
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
@@ -189,9 +199,9 @@ class Session:
         self.frame_bytes += sum(map(len, frames))
         now, decode, leg = trio.current_time(), self.exchange.decode, self._leg
         first = self.journal.numbers.frame - len(frames)
-        exchange_ns, together = self._take_together(frames, first, now) if len(frames) > 1 else (None, ())
-        if len(together) < len(frames):
-            for n in sorted({*range(len(frames))} - {*together}) if together else range(len(frames)):
+        exchange_ns, alone = self._take_together(frames, first, now) if len(frames) > 1 else (None, range(1))
+        if alone:
+            for n in alone:
                 decoded = decode(frames[n])
                 leg.take(decoded, first + n, received_ns)
                 self._take(decoded, now)
@@ -207,16 +217,30 @@ class Session:
         return True
 
     def _take_together(self, frames: Sequence[bytes], first: int, now: float) -> tuple[int | None, Sequence[int]]:
-        """Take the trades of a read together, where they just follow; return the last one's time, and which frames they
-        were.
+        """Take the trades of a read together, and the changes of books, where they just follow; return the last one's
+        time, and which frames are left, to be taken alone.
         """
-        found = self.exchange.decode_trades(frames)
-        if found is None or not found[1] or not self._leg.take_trades(found[0], first, found[1]):
-            return None, ()
-        trades, where = found
-        for native_symbol in dict.fromkeys(trades.native_symbols):
-            self._heard((Trade.channel, native_symbol), now)
-        return trades.exchange_ns[-1], where
+        found = self.exchange.decode_together(frames)
+        if found is None:
+            return None, range(len(frames))
+        exchange_ns, left = None, list[int]()
+        if found.trades_at:
+            if self._leg.take_trades(found.trades, first, found.trades_at):
+                exchange_ns = self._heard_all(found.trades, now)
+            else:
+                left += found.trades_at
+        if found.links_at:
+            if self._leg.take_links(found.links, first, found.links_at):
+                exchange_ns = self._heard_all(found.links, now)
+            else:
+                left += found.links_at
+        return exchange_ns, sorted(left)
+
+    def _heard_all(self, columns: Trades | Links, now: float) -> int:
+        """Note who was heard; return the last one's time."""
+        for native_symbol in dict.fromkeys(columns.native_symbols):
+            self._heard((columns.channel, native_symbol), now)
+        return columns.exchange_ns[-1]
 
     async def room(self) -> None:
         """Wait until the journal accepts again; the silence in between is ours and nobody is judged for it."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector_trio.exchanges import EXCHANGES
-from collector_trio.exchanges.protocol import Trade, Trades
+from collector_trio.exchanges.protocol import BookDelta, Links, Trade, Trades
 from collector_trio.followers.intake import CHUNK
 from collector_trio.instruments import Instrument
 
@@ -129,6 +129,34 @@ def check_together(exchange: str, frames: Sequence[bytes]) -> bool:
     return True
 
 
+def check_numbers_together(exchange: str, frames: Sequence[bytes]) -> bool:
+    """Read trades and changes together; tell whether that could be done. It must say what reading them one by one
+    does.
+    """
+    found = EXCHANGES[exchange].decode_together(frames)
+    if found is None:
+        return False
+    trades, links = Trades(), Links()
+    for n, frame in enumerate(frames):
+        said = EXCHANGES[exchange].decode(frame)
+        assert isinstance(said, (tuple, list))
+        (row,) = said
+        assert (n in found.trades_at, n in found.links_at) == (isinstance(row, Trade), isinstance(row, BookDelta))
+        if isinstance(row, Trade):
+            assert row.covers == 1
+            trades.append(row)
+        else:
+            assert not row.snapshot
+            assert row.prev_seq is not None
+            assert row.last_seq is not None
+            links.native_symbols.append(row.native_symbol)
+            links.prev_seqs.append(row.prev_seq)
+            links.last_seqs.append(row.last_seq)
+            links.exchange_ns.append(row.exchange_ns)
+    assert (found.trades, found.links) == (trades, links)
+    return True
+
+
 def damaged(frame: bytes, positions: Iterable[int]) -> list[bytes]:
     """Flip bits of each byte, and make a point of each digit: to the fast reading of levels it looks like one."""
     return [
@@ -228,6 +256,55 @@ def test_trades_are_read_together_as_they_are_alone_with_or_without_others_betwe
 )
 def test_what_is_more_than_a_plain_trade_is_looked_at_alone(exchange: str, trade: bytes) -> None:
     assert not check_together(exchange, [trade])
+
+
+PERP_DEPTH = DEPTH.replace(b'"b":', b'"pu":97274742090,"b":')
+
+
+@pytest.mark.parametrize(
+    ("exchange", "trade", "change"),
+    [("binance", TRADE, DEPTH), ("binance", TRADE, PERP_DEPTH), ("okx", OKX_TRADE, BOOKS)],
+)
+def test_trades_and_changes_are_read_together_as_they_are_alone(exchange: str, trade: bytes, change: bytes) -> None:
+    for frames in ([trade, trade], [change, change], [trade, change, change, trade]):
+        assert check_numbers_together(exchange, frames)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "frame"),
+    [
+        ("binance", b"not JSON"),
+        ("binance", b'{"result":null,"id":1}'),
+        ("binance", DEPTH.replace(b"@depth@100ms", b"@depth20@100ms")),
+        ("binance", DEPTH.replace(b"1783763843614", b"0")),
+        ("binance", TRADE.replace(b'"M":true', b'"st":2')),
+        ("okx", b"pong"),
+        ("okx", BOOKS.replace(b"update", b"snapshot")),
+        ("okx", BOOKS.replace(b"update", b"upset")),
+        ("okx", BOOKS.replace(b"BTC-USDT", b"")),
+        ("okx", BOOKS.replace(b"78677952829", b"78677952860")),
+        ("okx", BOOKS.replace(b'"seqId":78677952860,', b"")),
+        ("okx", BOOKS.replace(b',"prevSeqId":78677952829', b"")),
+        ("okx", BOOKS.replace(b"1783786806308", b"0")),
+        ("okx", BOOKS.replace(b'"data":[', b'"data":[' + BOOKS[BOOKS.index(b'"data":[') + 8 : -2] + b",")),
+        ("okx", OKX_TRADE.replace(b'"buy"', b'"buy","count":"3"')),
+    ],
+)
+def test_what_is_neither_a_plain_trade_nor_a_plain_change_keeps_a_read_from_being_read_together(
+    exchange: str, frame: bytes
+) -> None:
+    good = {"binance": DEPTH, "okx": BOOKS}[exchange]
+    assert check_numbers_together(exchange, [good, good])
+    assert not check_numbers_together(exchange, [good, frame, good])
+
+
+@pytest.mark.parametrize(
+    ("exchange", "frame"),
+    [("binance", DEPTH), ("binance", PERP_DEPTH), ("binance", TRADE), ("okx", BOOKS), ("okx", OKX_TRADE)],
+)
+def test_what_is_damaged_is_never_read_together_with_others_as_something_else(exchange: str, frame: bytes) -> None:
+    for variant in damaged(frame, positions(frame)):
+        check_numbers_together(exchange, [frame, variant, frame])
 
 
 @pytest.mark.parametrize(("exchange", "trade"), [("binance", TRADE), ("okx", OKX_TRADE)])

@@ -15,7 +15,7 @@ def clock() -> HandClock:
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(journal_dir(tmp_path))
-    monkeypatch.setattr("os.write", disk.write)
+    monkeypatch.setattr("os.writev", disk.writev)
     monkeypatch.setattr("os.pwrite", disk.pwrite)
     return disk
 

@@ -43,7 +43,7 @@ def test_a_batch_that_does_not_fit_is_refused_and_nothing_of_it_stays(
     with journal_in(tmp_path, clock) as (journal, _):
         journal.append(1, clock(), [b"first"])
         whole = segments(tmp_path)[0].read()
-        length = len(encode_batch(Batch(2, clock.ns, 1, [b"second"])))
+        length = sum(map(len, encode_batch(Batch(2, clock.ns, 1, [b"second"]))))
         for room in range(length):
             journal._refused_since_ns = None  # as if there had been room in between
             disk.free = room
@@ -370,7 +370,7 @@ def test_whatever_the_disk_does_exactly_what_was_accepted_is_read_back(steps: li
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         data_dir = Path(folder)
         disk = Disk(journal_dir(data_dir))
-        patch.setattr("os.write", disk.write)
+        patch.setattr("os.writev", disk.writev)
         accepted, noted = trio.run(play, data_dir, disk, clock=MockClock(autojump_threshold=0))
 
         assert numbered(data_dir) == list(enumerate(accepted, 1))

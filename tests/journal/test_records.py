@@ -33,7 +33,7 @@ JOURNAL: list[Batch | Note] = [
 
 def encode(record: Batch | Note) -> bytes:
     if isinstance(record, Batch):
-        return encode_batch(record)
+        return b"".join(encode_batch(record))
     return encode_note(record.letter, record.ns, record.value)
 
 
@@ -58,7 +58,7 @@ def without_damage(records: Sequence[Batch | Note | Damage]) -> list[Batch | Not
 def test_any_frames_are_read_back_as_they_came(first: int, ns: int, session: int, frames: list[bytes]) -> None:
     batch = Batch(first, ns, session, frames)
 
-    assert list(read_records(encode_batch(batch))) == [batch]
+    assert list(read_records(encode(batch))) == [batch]
 
 
 @given(st.sampled_from(Letter), INT64, st.dictionaries(TEXT, JSON, max_size=4))
@@ -70,19 +70,19 @@ def test_any_note_is_read_back_as_it_was(letter: Letter, ns: int, value: dict[st
 def test_a_huge_frame_is_read_back() -> None:
     batch = Batch(1, 2, 3, [b"x" * 9_000_000, b"\n#" * 500_000])
 
-    assert list(read_records(encode_batch(batch))) == [batch]
+    assert list(read_records(encode(batch))) == [batch]
 
 
 def test_what_exchanges_say_stands_there_as_they_said_it() -> None:
     frame = '{"stream":"btcusdt@aggTrade","data":{"s":"比特币"}}'.encode()
 
-    assert encode_batch(Batch(41, 2, 3, [frame, frame])).split(b"\n")[1:] == [frame, frame, b""]
+    assert encode(Batch(41, 2, 3, [frame, frame])).split(b"\n")[1:] == [frame, frame, b""]
 
 
 def test_no_line_but_a_records_first_begins_with_a_hash() -> None:
     frames = [b"#t 1 00000000 {}", b"x\n#b 1 2 3 4 5 00000000\n"]
 
-    lines = encode_batch(Batch(1, 2, 3, frames)).splitlines()
+    lines = encode(Batch(1, 2, 3, frames)).splitlines()
 
     assert [line[:1] for line in lines] == [b"#", b"\\", b"\\"]
 
@@ -178,7 +178,7 @@ def test_no_bytes_make_reading_fail(data: bytes) -> None:
 
 def test_a_frame_that_is_a_whole_record_is_never_taken_for_one() -> None:
     trap = encode_note(Letter.ENDED, 5, {"session": 9}).rstrip(b"\n")
-    inner = encode_batch(Batch(999, 1, 1, [b"forged"]))
+    inner = encode(Batch(999, 1, 1, [b"forged"]))
     records = [Note(Letter.TICK, 1, {}), Batch(1, 2, 3, [trap, inner, b"x" + trap]), Note(Letter.TICK, 3, {})]
     data, starts = b"".join(map(encode, records)), starts_of(records)
 

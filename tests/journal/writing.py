@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,17 +95,17 @@ def leave_open(data_dir: Path, number: int = -1) -> Path:
 
 @attrs.define
 class Disk:
-    """Stands before `os.write` and `os.pwrite`: what goes to the journal takes of `free` bytes, then fails as a full
+    """Stands before `os.writev` and `os.pwrite`: what goes to the journal takes of `free` bytes, then fails as a full
     disk does: first short, then ENOSPC.
     """
 
     journal: Path
     free: float = float("inf")
-    _write: Callable[[int, bytes], int] = os.write
+    _writev: Callable[[int, Sequence[bytes]], int] = os.writev
     _pwrite: Callable[[int, bytes, int], int] = os.pwrite
 
-    def write(self, fd: int, data: bytes) -> int:
-        return self._write(fd, self._fitting(fd, data))
+    def writev(self, fd: int, parts: Sequence[bytes]) -> int:
+        return self._writev(fd, [self._fitting(fd, b"".join(parts))])
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         return self._pwrite(fd, self._fitting(fd, data), offset)
