@@ -153,7 +153,8 @@ def check_numbers_together(exchange: str, frames: Sequence[bytes]) -> bool:
             links.prev_seqs.append(row.prev_seq)
             links.last_seqs.append(row.last_seq)
             links.exchange_ns.append(row.exchange_ns)
-    assert (found.trades, found.links) == (trades, links)
+    assert attrs.asdict(found.trades) == attrs.asdict(trades)
+    assert found.links == links
     return True
 
 
