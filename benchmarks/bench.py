@@ -54,6 +54,8 @@ FEW = 20
 RATE = 50_000
 EVERY = 5
 LAYOUT_RATE = 200
+RECEIVERS = ("trio-websocket", "websockets", "aiohttp", "picows", "ours")
+LONELY = ("a blocking socket", "a bare Trio stream", *RECEIVERS, "recorder")
 
 console = Console(highlight=False, width=150)
 
@@ -104,7 +106,7 @@ def received(servers: whole.Servers, client: str, kind: str, form: str, secure: 
 def receive(rounds: int) -> None:
     """Receiving: ours beside others."""
     forms = {"plain": ("burst", False), "TLS, a record per frame": ("frame", True), "TLS, bursts": ("burst", True)}
-    names = [name for name in clients.CLIENTS if name != "recorder"]
+    names = RECEIVERS
     installed = [name for name in names if find_spec(clients.CLIENTS[name][0])]
     trades, best = Market().trades(5000), Best()
     with tempfile.TemporaryDirectory() as folder, whole.serving(Path(folder)) as servers:
@@ -125,6 +127,23 @@ def receive(rounds: int) -> None:
         table.add_row(name, *(f"{us / best['json']:.2f}" for us in costs), *(f"{us:.2f}" for us in costs))
     table.add_row("json.loads of a trade", "1.00", "", "", f"{best['json']:.2f}")
     console.print(table, "Columns without a unit are multiples of json.loads of a trade.\n", sep="\n")
+
+
+def lone(rounds: int) -> None:
+    """What it costs to be woken for each message."""
+    best, count = Best(), 1000
+    installed = [name for name in LONELY if find_spec(clients.CLIENTS[name][0])]
+    with tempfile.TemporaryDirectory() as folder, whole.serving(Path(folder)) as servers:
+        for _ in range(rounds):
+            best.take("json", yardstick_us(Market().trades(5000)))
+            for name in installed:
+                best.take(name, received(servers, name, "mix", "lone", False, count))
+    table = shown("One message at a time, 200 a second", "", "CPU µs per message", "of a core", "by json.loads")
+    for name in LONELY:
+        us = best.found.get(name)
+        row = ("not installed",) if us is None else (f"{us:.0f}", f"{us / 5000:.1%}", f"{us / best['json']:.1f}")
+        table.add_row(name, *row)
+    console.print(table, "")
 
 
 def single_steps(frames: Sequence[bytes], batch: int, folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -325,13 +344,16 @@ def _timed(name: str) -> Iterator[None]:
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["receive", "steps", "follow", "rivals", "layout", "load"]))
+@click.argument(
+    "parts", nargs=-1, type=click.Choice(["receive", "lone", "steps", "follow", "rivals", "layout", "load"])
+)
 @click.option("--rounds", default=2, show_default=True, help="The best of so many counts.")
 @click.option("--seconds", type=float, help="How long layout and load last; default: 30 and 10.")
 def main(parts: tuple[str, ...], rounds: int, seconds: float | None) -> None:
     """Measure and print; everything, or the named parts."""
     works: dict[str, Callable[[], None]] = {
         "receive": partial(receive, rounds),
+        "lone": partial(lone, rounds),
         "steps": partial(steps, rounds),
         "follow": follow,
         "rivals": partial(compare, rounds),

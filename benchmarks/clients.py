@@ -9,15 +9,19 @@ asyncio).
 """
 
 import asyncio
+import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import trio
+
+from collector_trio.net.frames import FrameSplitter
 
 
 class Enough(Exception):
@@ -48,6 +52,51 @@ class Count:
     def us(self) -> float:
         """CPU microseconds per message."""
         return (self._end - self._start) / (self.seen - self._first) * 1e6
+
+
+UPGRADE = (
+    "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@attrs.define
+class _Bare:
+    """Cuts frames out of what a socket brings, and nothing else."""
+
+    count: Count
+    _splitter: FrameSplitter = attrs.field(factory=FrameSplitter)
+    _head: bytes | None = b""
+
+    def feed(self, data: bytes) -> bool:
+        if self._head is not None:
+            self._head += data
+            _, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return False
+            self._head = None
+        found = len(self._splitter.feed(data)[0])
+        return found > 0 and self.count.add(found)
+
+
+def _blocking(url: str, tls: ssl.SSLContext, count: Count) -> None:
+    at, bare = urlsplit(url), _Bare(count)
+    with socket.create_connection((at.hostname, at.port)) as sock:
+        sock.sendall(UPGRADE.format(path=at.path).encode())
+        while not bare.feed(sock.recv(65_536)):
+            pass
+
+
+def _bare_trio(url: str, tls: ssl.SSLContext, count: Count) -> None:
+    at, bare = urlsplit(url), _Bare(count)
+
+    async def receive() -> None:
+        async with await trio.open_tcp_stream(str(at.hostname), at.port or 0) as stream:
+            await stream.send_all(UPGRADE.format(path=at.path).encode())
+            while not bare.feed(bytes(await stream.receive_some(65_536))):
+                pass
+
+    trio.run(receive)
 
 
 def _trio_websocket(url: str, tls: ssl.SSLContext, count: Count) -> None:
@@ -156,6 +205,8 @@ CLIENTS: dict[str, tuple[str, Callable[[str, ssl.SSLContext, Count], None]]] = {
     "picows": ("picows", _picows),
     "ours": ("trio", _ours),
     "recorder": ("trio", _recorder),
+    "a blocking socket": ("socket", _blocking),
+    "a bare Trio stream": ("trio", _bare_trio),
 }
 """The module without which it cannot run, and what runs it."""
 

@@ -1,7 +1,8 @@
 """What all receiving is measured against: a server in a process of its own that spends next to nothing on a message.
 
     /receive/KIND/FORM/COUNT     WebSocket: so many messages, made and encrypted before the first is sent, as fast as
-                                 they are taken. FORM is `frame`, a TLS record each, or `burst`, 100 in one write
+                                 they are taken. FORM is `frame`, a TLS record each, or `burst`, 100 in one write;
+                                 or `lone`: 200 a second, one by one
     /feed/RATE/EVERY/stream      WebSocket: Binance spot, so many messages a second in all for as long as somebody
                                  reads; each EVERYth is a change of 40 levels, the others are trades
     /api/v3/exchangeInfo, /api/v3/depth      what a collector asks for before and beside
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from wsproto.utilities import generate_accept_token
 
 BURST = 100
+LONE_S = 0.005
 SLICE_S = 0.002  # the feed writes so often: at 50 000 a second, 100 messages at a time
 RING_S = 0.5  # what the feed sends again and again, with other ids and times
 T = TypeVar("T")
@@ -157,7 +159,11 @@ class Exchange:
             _, what, *rest = url.path.split("/")
             if what == "receive":
                 kind, form, count = rest
-                line.send(line.sealed(_writes(kind, form, int(count))))
+                writes = _writes(kind, form, int(count))
+                if form == "lone":
+                    _send_each(line, writes)
+                else:
+                    line.send(line.sealed(writes))
                 line.receive()  # until the client leaves
             else:
                 self._feed(line, int(rest[0]), int(rest[1]))
@@ -193,10 +199,17 @@ class Exchange:
             turn += 1
 
 
+def _send_each(line: Line, writes: Sequence[bytes]) -> None:
+    begun = time.monotonic()
+    for number, write in enumerate(writes):
+        time.sleep(max(0.0, begun + number * LONE_S - time.monotonic()))
+        line.send(line.sealed([write]))
+
+
 @cache
 def _writes(kind: str, form: str, count: int) -> list[bytes]:
     wire = framed(Market(levels=KINDS[kind]).made(kind, count))
-    return wire if form == "frame" else [b"".join(wire[n : n + BURST]) for n in range(0, count, BURST)]
+    return wire if form in ("frame", "lone") else [b"".join(wire[n : n + BURST]) for n in range(0, count, BURST)]
 
 
 def _now_ms() -> int:
