@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from collector_trio.continuity.fold import Continuity
-from collector_trio.continuity.runs import Run, chains, runs
+from collector_trio.continuity.runs import chains, runs
 from collector_trio.continuity.tracks import BookTrack, TradeTrack
 from collector_trio.exchanges.protocol import BookDelta, BookRules, Decoded, Ignored, Links, Reject, Trade, Trades
 from collector_trio.instruments import Instrument
@@ -49,48 +49,42 @@ class Leg:
         elif isinstance(decoded, Reject):
             self.continuity.rejected[self.session] = frame, decoded.reason
 
-    def take_trades(self, trades: Trades, first_frame: int, where: Sequence[int]) -> bool:
+    def take_trades(self, trades: Trades, first_frame: int, where: Sequence[int]) -> Sequence[int]:
         """Take plain trades of one read together, trade `n` from frame `first_frame + where[n]`.
 
-        False, and nothing is taken, where one does not go on where the last one ended: take them one by one then.
+        Of instruments of which one does not go on where the last one ended nothing is taken: return which ones of
+        `where` these are, to be taken one by one.
         """
-        run_of = runs(trades.native_symbols, trades.ids)
-        if run_of is None:
-            return False
-        found: list[tuple[TradeTrack, Run]] = []
-        for native_symbol, run in run_of.items():
+        left: set[str] = set()
+        for native_symbol, run in runs(trades.native_symbols, trades.ids).items():
             track = self._trades.get(native_symbol) or self._find_trades(native_symbol)
             if track is None:
                 continue
-            if track.next_id != run.first:
-                return False
-            found.append((track, run))
-        for track, run in found:
+            if run is None or track.next_id != run.first:
+                left.add(native_symbol)
+                continue
             n = run.last_at
             track.follow(self.session, trades.ids[n], trades.exchange_ns[n], first_frame + where[n])
-        return True
+        return _where(trades.native_symbols, where, left)
 
-    def take_links(self, links: Links, first_frame: int, where: Sequence[int]) -> bool:
+    def take_links(self, links: Links, first_frame: int, where: Sequence[int]) -> Sequence[int]:
         """Take plain changes of one read together, as `take_trades` does with trades: those of synced books."""
-        run_of = chains(links.native_symbols, links.prev_seqs, links.last_seqs)
-        if run_of is None:
-            return False
-        found: list[tuple[str, BookTrack, Run]] = []
-        for native_symbol, run in run_of.items():
+        left: set[str] = set()
+        for native_symbol, run in chains(links.native_symbols, links.prev_seqs, links.last_seqs).items():
             book = self._books.get(native_symbol) or self._find_book(native_symbol)
             if book is None:
                 continue
-            if book[1].next_prev != run.first:
-                return False
-            found.append((native_symbol, book[1], run))
-        for native_symbol, track, run in found:
+            track = book[1]
+            if run is None or track.next_prev != run.first:
+                left.add(native_symbol)
+                continue
             n, last_seqs = run.last_at, links.last_seqs
             if track.chain.resets:
-                for name, last in zip(links.native_symbols, last_seqs, strict=True):
+                for name, last in zip(links.native_symbols, last_seqs[:n], strict=False):
                     if name == native_symbol:
                         track.chain.remember(last)
             track.follow(self.session, last_seqs[n], links.exchange_ns[n], first_frame + where[n])
-        return True
+        return _where(links.native_symbols, where, left)
 
     def _take_change(self, row: BookDelta, frame: int, received_ns: int, rejected: tuple[int, str] | None) -> None:
         found = self._books.get(row.native_symbol) or self._find_book(row.native_symbol)
@@ -120,3 +114,7 @@ class Leg:
         track = self.continuity.book_track(instrument, self.rules(instrument.market))
         self._books[native_symbol] = instrument, track
         return self._books[native_symbol]
+
+
+def _where(native_symbols: Sequence[str], where: Sequence[int], left: set[str]) -> Sequence[int]:
+    return [at for name, at in zip(native_symbols, where, strict=True) if name in left] if left else ()

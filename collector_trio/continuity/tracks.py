@@ -265,8 +265,6 @@ class BookTrack(Track):
             self.last_frame, self.tip_ns = frame, ns
             return Verdict.NEXT
         if prev == self.next_prev:
-            if chain.resets:
-                chain.remember(last)
             self.follow(session, last, ns, frame)
             return Verdict.NEXT
         tip, before_ns, was_ahead = chain.tip, self.tip_ns, bool(chain.ahead)
@@ -304,13 +302,14 @@ class BookTrack(Track):
         return chain.tip if chain.synced and not chain.ahead else None
 
     def follow(self, session: int, last: int, ns: int, frame: int) -> None:
-        """Take changes from `next_prev` to `last`: what `take` would do with them, one after another, but that the
-        chain remembers their numbers where it has to.
+        """Take changes from `next_prev` to `last`: what `take` would do with them, one after another.
 
-        `ns` and `frame` are those of the last one.
+        `ns` and `frame` are those of the last one. Where numbers may go down the chain has remembered the others.
         """
         self.legs.add(session)
         self.chain.tip = last
+        if self.chain.resets:
+            self.chain.remember(last)
         self.last_frame, self.tip_ns, self.reason = frame, ns, None
 
     def take_whole(

@@ -111,12 +111,11 @@ def _followers(trades: Trades, speaker: Speaker, find: Find, taken: set[int]) ->
     `taken` are the instruments (by id) that another session has brought: who comes first is for a closer look.
     """
     found: list[tuple[TradeSlot, int]] = []
-    run_of = runs(trades.native_symbols, trades.ids)
-    if run_of is None:
-        return None
-    for native, run in run_of.items():
+    for native, run in runs(trades.native_symbols, trades.ids).items():
         slot = find(speaker, native)
-        if slot is None or slot.track is None or slot.track.next_id != run.first or id(slot.track) in taken:
+        if run is None or slot is None or slot.track is None:
+            return None
+        if slot.track.next_id != run.first or id(slot.track) in taken:
             return None
         taken.add(id(slot.track))
         found.append((slot, run.last_at))

@@ -225,15 +225,11 @@ class Session:
             return None, range(len(frames))
         exchange_ns, left = None, list[int]()
         if found.trades_at:
-            if self._leg.take_trades(found.trades, first, found.trades_at):
-                exchange_ns = self._heard_all(found.trades, now)
-            else:
-                left += found.trades_at
+            left += self._leg.take_trades(found.trades, first, found.trades_at)
+            exchange_ns = self._heard_all(found.trades, now)
         if found.links_at:
-            if self._leg.take_links(found.links, first, found.links_at):
-                exchange_ns = self._heard_all(found.links, now)
-            else:
-                left += found.links_at
+            left += self._leg.take_links(found.links, first, found.links_at)
+            exchange_ns = self._heard_all(found.links, now)
         return exchange_ns, sorted(left)
 
     def _heard_all(self, columns: Trades | Links, now: float) -> int:

@@ -1,14 +1,14 @@
 """Changes of books taken together: what is seen and missing then is what taking them one by one gives."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from msgspec import Raw
 
 from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.leg import Leg
-from collector_trio.continuity.runs import chains
+from collector_trio.continuity.runs import Run, chains, runs
 from collector_trio.exchanges.protocol import BookDelta, BookRules, Links
 from collector_trio.instruments import Instrument
 
@@ -69,11 +69,10 @@ def test_taken_together_or_one_by_one_the_same_is_known(rules: BookRules, sessio
         frame = 1
         for read in filter(None, tape(draw, rules, 80)):
             n, mends = draw.randrange(sessions), draw.random() < 0.5
-            if many[n].take_links(links(read), frame, range(len(read))):
-                together += 1
-            else:
-                take_each(many[n], read, frame)
-            take_each(single[n], read, frame)
+            left = many[n].take_links(links(read), frame, range(len(read)))
+            together += not left
+            take_each(many[n], read, frame, left)
+            take_each(single[n], read, frame, range(len(read)))
             frame += len(read)
             for leg in (many[n], single[n]):
                 if mends:
@@ -84,13 +83,15 @@ def test_taken_together_or_one_by_one_the_same_is_known(rules: BookRules, sessio
     assert together > 100
 
 
-def take_each(leg: Leg, read: list[BookDelta], first: int) -> None:
-    for frame, row in enumerate(read, first):
-        leg.take([row], frame, row.exchange_ns + MS)
+def take_each(leg: Leg, read: list[BookDelta], first: int, where: Iterable[int]) -> None:
+    for n in where:
+        leg.take([read[n]], first + n, read[n].exchange_ns + MS)
 
 
-def test_a_change_that_does_not_lead_on_makes_no_chain() -> None:
-    assert chains(["A", "A"], [1, 2], [2, 3]) is not None
-    assert chains(["A", "A"], [1, 3], [2, 4]) is None
-    assert chains(["A", "B", "A"], [1, 7, 2], [2, 8, 3]) is not None
-    assert chains(["A", "B", "A"], [1, 7, 3], [2, 8, 4]) is None
+def test_a_change_that_does_not_lead_on_makes_no_chain_and_leaves_that_of_others_alone() -> None:
+    assert chains(["A", "A"], [1, 2], [2, 3]) == {"A": Run(1, 1)}
+    assert chains(["A", "A"], [1, 3], [2, 4]) == {"A": None}
+    assert chains(["A", "B", "A"], [1, 7, 2], [2, 8, 3]) == {"A": Run(1, 2), "B": Run(7, 1)}
+    assert chains(["A", "B", "A"], [1, 7, 3], [2, 8, 4]) == {"A": None, "B": Run(7, 1)}
+    assert runs(["A", "B", "A"], [1, 7, 3]) == {"A": None, "B": Run(7, 1)}
+    assert runs(["A", "B", "A"], [1, 7, 2]) == {"A": Run(1, 2), "B": Run(7, 1)}
