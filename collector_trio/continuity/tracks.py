@@ -265,10 +265,7 @@ class BookTrack(Track):
             self.last_frame, self.tip_ns = frame, ns
             return Verdict.NEXT
         if prev == chain.tip and chain.synced and not chain.ahead:
-            chain.tip = last
-            if chain.resets:
-                chain.remember(last)
-            self.last_frame, self.tip_ns, self.reason = frame, ns, None
+            self.follow(session, last, ns, frame)
             return Verdict.NEXT
         tip, before_ns, was_ahead = chain.tip, self.tip_ns, bool(chain.ahead)
         old = before_ns is not None and before_ns - OLD_NS < ns < before_ns
@@ -297,6 +294,14 @@ class BookTrack(Track):
             self._settle()
             self.last_frame, self.reason = frame, None
         return verdict
+
+    def follow(self, session: int, last: int, ns: int, frame: int) -> None:
+        """Take a change from the tip to `last`, of a synced book with nothing ahead: what `take` does with it."""
+        self.legs.add(session)
+        self.chain.tip = last
+        if self.chain.resets:
+            self.chain.remember(last)
+        self.last_frame, self.tip_ns, self.reason = frame, ns, None
 
     def take_whole(
         self, session: int, seq: int | None, ns: int, frame: int, rejected: tuple[int, str] | None

@@ -54,7 +54,7 @@ class Letter(StrEnum):
     SEALED = "z"  # last line of a whole segment
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Frames of one read, as received; the first has number `first_frame`."""
 
     first_frame: int
