@@ -17,7 +17,7 @@ from made_up import KINDS, NS, Market
 
 from collector_trio.followers.fold import Fold
 from collector_trio.followers.publish import publish
-from collector_trio.followers.tables import new_fold
+from collector_trio.followers.tables import new_fold, spare_collections
 from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Batch, Letter, encode_batch, encode_note, read_records
 
@@ -25,8 +25,8 @@ SESSION, ANSWER = 1, 1_000_000  # session numbers: of the socket, and of the fir
 RECORDINGS = Path(__file__).parents[1].parent / "shared" / "data" / "hftbacktest"
 SEGMENT_NS = 60_000_000_000
 
-
-pa.set_cpu_count(1)  # as the follower does
+spare_collections()  # as the follower does
+pa.set_cpu_count(1)
 
 
 @attrs.define

@@ -12,7 +12,7 @@ import attrs
 from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.tracks import TradeTrack
 from collector_trio.exchanges import EXCHANGES
-from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, Ignored, Reject, Row, Trade
+from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, Decoded, Ignored, Reject, Row, Trade
 from collector_trio.followers.chunks import ALL, Finished, Line, Place, WaitingChanges, WaitingTrades
 from collector_trio.followers.keeping import Books, KeptBook
 from collector_trio.followers.notes import LedgerRows
@@ -80,50 +80,68 @@ class Intake:
         for trades in together:
             trades.take()
             self.counts["rows"] += len(trades.trades.ids)
-        for read, frames in zip(reads, others, strict=True):
-            if frames:
-                self._take(read, frames)
-                self._write_ledger(read)
+        self._take(reads, others)
         self._flush_full()
 
     def take(self, read: Read) -> None:
         """Take what was received together, frame by frame."""
-        self._take(read, enumerate(read.frames, read.first))
+        self._take([read], [None])
         self._flush_full()
 
     def _write_ledger(self, read: Read) -> None:
         if self._ledger.news:
             self._ledger.write((read.session, read.first + len(read.frames) - 1, read.received_ns))
 
-    def _take(self, read: Read, frames: Numbered) -> None:
-        speaker, session, received_ns = read.speaker, read.session, read.received_ns
-        decode = EXCHANGES[speaker.exchange].decode
-        take_next, watched = self.books.take_next, self._on_classified is not None
-        known = self._known.setdefault(speaker, _Known())
+    def _take(self, reads: Sequence[Read], chosen: Sequence[Numbered | None]) -> None:
+        """Take of each read the frames that are `chosen`, None: all. What this changes in the ledger its last frame
+        has brought.
+        """
+        take_next, watched, ledger = self.books.take_next, self._on_classified is not None, self._ledger
+        speaker = reads[0].speaker
+        known, decode = self._known_to(speaker), EXCHANGES[speaker.exchange].decode
         rows = duplicates = 0
-        for number, frame in frames:
-            said = decode(frame)
-            if isinstance(said, (tuple, list)):
-                if len(said) == 1 and not watched and isinstance(said[0], BookDelta):  # what most of them are
-                    kept = known.books.get(said[0].native_symbol)
-                    if kept is not None and take_next(kept, said[0], session, number, received_ns, frame):
-                        rows += 1
-                        continue
-                new_rows = self._take_rows(speaker, known, said, frame, (session, number, received_ns))
-                if new_rows is not None:
-                    rows, duplicates = rows + new_rows, duplicates + 1 - new_rows
-            elif isinstance(said, Control):
-                self.counts["control"] += 1
-                self._classified(number, "control", f"{said.kind}: {said.text}" if said.text else said.kind)
-            elif isinstance(said, Ignored):
-                self.ignore(number, said.reason)
-                self._take_number(speaker, said, (session, number, received_ns))
-            elif isinstance(said, Reject):
-                self.reject(speaker, (session, number, received_ns), said.reason, frame)
-                if session is not None and self.continuity is not None:
-                    self.continuity.rejected[session] = number, said.reason
+        for read, frames in zip(reads, chosen, strict=True):
+            if read.speaker is not speaker:
+                speaker = read.speaker
+                known, decode = self._known_to(speaker), EXCHANGES[speaker.exchange].decode
+            session, received_ns = read.session, read.received_ns
+            for number, frame in enumerate(read.frames, read.first) if frames is None else frames:
+                said = decode(frame)
+                if isinstance(said, (tuple, list)):
+                    if len(said) == 1 and not watched and isinstance(said[0], BookDelta):  # what most of them are
+                        kept = known.books.get(said[0].native_symbol)
+                        if kept is not None and take_next(kept, said[0], session, number, received_ns, frame):
+                            rows += 1
+                            continue
+                    new_rows = self._take_rows(speaker, known, said, frame, (session, number, received_ns))
+                    if new_rows is not None:
+                        rows, duplicates = rows + new_rows, duplicates + 1 - new_rows
+                else:
+                    self._take_other(speaker, said, frame, (session, number, received_ns))
+            if ledger.news:
+                self._write_ledger(read)
         self.counts["rows"] += rows
         self.counts["duplicate"] += duplicates
+
+    def _take_other(self, speaker: Speaker, said: Decoded, frame: bytes, line: Line) -> None:
+        """Take a frame without rows."""
+        session, number, _ = line
+        if isinstance(said, Control):
+            self.counts["control"] += 1
+            self._classified(number, "control", f"{said.kind}: {said.text}" if said.text else said.kind)
+        elif isinstance(said, Ignored):
+            self.ignore(number, said.reason)
+            self._take_number(speaker, said, line)
+        elif isinstance(said, Reject):
+            self.reject(speaker, line, said.reason, frame)
+            if session is not None and self.continuity is not None:
+                self.continuity.rejected[session] = number, said.reason
+
+    def _known_to(self, speaker: Speaker) -> _Known:
+        known = self._known.get(speaker)
+        if known is None:
+            known = self._known[speaker] = _Known()
+        return known
 
     def _take_rows(
         self, speaker: Speaker, known: _Known, rows: Sequence[Row], frame: bytes, line: Line
@@ -187,7 +205,7 @@ class Intake:
         return True
 
     def _trade_slot(self, speaker: Speaker, native_symbol: str) -> TradeSlot | None:
-        known = self._known.setdefault(speaker, _Known())
+        known = self._known_to(speaker)
         is_open = self._is_open(speaker, known, Trade.channel, native_symbol)
         return known.trades[native_symbol] if is_open else None
 
@@ -206,7 +224,7 @@ class Intake:
             self._take_snapshot(speaker, decoded, frame, line)
 
     def _take_snapshot(self, speaker: Speaker, snapshot: BookSnapshot, frame: bytes, line: Line) -> None:
-        known = self._known.setdefault(speaker, _Known())
+        known = self._known_to(speaker)
         if not self._is_open(speaker, known, BookDelta.channel, snapshot.native_symbol):
             self.reject(speaker, line, f"unknown instrument {snapshot.native_symbol}", frame)
             return

@@ -68,7 +68,10 @@ class KeptBook:
     ) -> None:
         """Let a row wait to become columns."""
         waiting = self.waiting
-        waiting.arrived(session, number, received_ns)
+        waiting.firsts.append(number)
+        waiting.counts.append(1)
+        waiting.sessions.append(session)
+        waiting.received_ns.append(received_ns)
         waiting.changes.append(row)
         waiting.frames.append(frame)
         waiting.owners.append(owner)
@@ -117,7 +120,7 @@ class Books:
             return False
         if row.last_seq is None or received_ns - stored_ns >= self.snapshot_every_ns:
             return False
-        track.take(session, before, row.last_seq, row.exchange_ns, number, received_ns, None)
+        track.follow(session, row.last_seq, row.exchange_ns, number)
         kept.append(row, session, number, received_ns, frame, kept.index)
         kept.unapplied = True
         return True

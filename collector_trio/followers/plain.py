@@ -67,13 +67,13 @@ class PlainTrades:
             own.extend(trades.at(mine), self.session, *lines)
 
 
-def plain_trades(reads: Sequence[Read], find: Find) -> tuple[list[PlainTrades], list[Numbered]] | None:
-    """Return the trades of `reads`, and of each read its other frames, which are to be taken after them.
+def plain_trades(reads: Sequence[Read], find: Find) -> tuple[list[PlainTrades], list[Numbered | None]] | None:
+    """Return the trades of `reads`, and of each read its other frames (None: all), which are to be taken after them.
 
     None: some trade is not plain, or does not follow, and all must be looked at one by one. Nothing has changed then.
     """
     plain: list[PlainTrades] = []
-    others: list[Numbered] = [()] * len(reads)
+    others: list[Numbered | None] = [()] * len(reads)
     of_session: dict[int | None, list[int]] = {}
     for index, read in enumerate(reads):
         of_session.setdefault(read.session, []).append(index)
@@ -86,8 +86,8 @@ def plain_trades(reads: Sequence[Read], find: Find) -> tuple[list[PlainTrades], 
             return None
         trades, where = found
         if not where:
-            for index, read in zip(indices, own, strict=True):
-                others[index] = enumerate(read.frames, read.first)
+            for index in indices:
+                others[index] = None
             continue
         last = _followers(trades, own[0].speaker, find, taken)
         if last is None:

@@ -105,6 +105,7 @@ def _write(path: Path, table: str, rows: pa.Table) -> None:
         pq.write_table(in_order(table, rows), file, row_group_size=ROW_GROUP, **encodings(table))
         file.flush()
         os.fsync(file.fileno())
+    pa.default_memory_pool().release_unused()
 
 
 def in_order(table: str, rows: pa.Table) -> pa.Table:

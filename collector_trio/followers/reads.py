@@ -21,7 +21,7 @@ class Speaker:
         return self.markets[0] if len(self.markets) == 1 else ALL
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(msgspec.Struct, frozen=True, gc=False):
     """Frames that were received together; the first has number `first`. `session` None: no journal holds them."""
 
     speaker: Speaker

@@ -7,6 +7,9 @@ names, so every row is stored exactly once; rows that are in a merged file stay 
 is logged with its bounds, and the rest goes on.
 """
 
+import gc
+from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 
 import attrs
@@ -22,8 +25,11 @@ from collector_trio.followers.cursor import Checkpoint, Cursor, load_checkpoint,
 from collector_trio.followers.fold import Fold
 from collector_trio.followers.publish import clear_leftovers, publish
 from collector_trio.instruments import Naming
-from collector_trio.journal.records import Batch, Letter, Note, read_records
+from collector_trio.journal.records import Batch, Damage, Letter, Note, read_pieces
 from collector_trio.journal.segments import Segment
+
+PIECE_BYTES = 4 << 20  # of a segment's text, held at a time
+COLLECT_AFTER = 20_000  # objects
 
 
 def new_fold() -> Fold:
@@ -93,7 +99,10 @@ class Tables:
             bounds = {"start": damage.start, "end": damage.end}
             self.log.error("journal damaged", segment=number, path=str(segment.path), **bounds, problem=damage.problem)
         ns = fold.first_ns or fold.last_ns  # else nothing in it could be read
-        if ns and (kept := publish(self.data_dir, number, fold.take(), ns)):
+        tables = fold.take()
+        # What folding took and freed goes back before writing takes as much again.
+        pa.default_memory_pool().release_unused()
+        if ns and (kept := publish(self.data_dir, number, tables, ns)):
             self.log.info("stored rows stay: their hour is merged", segment=number, files=len(kept))
         if is_next:
             self._move(number, max(self.cursor.next_frame, next_frame))
@@ -115,19 +124,33 @@ def open_tables(data_dir: Path, log: FilteringBoundLogger) -> Tables:
     return Tables(data_dir, log, checkpoint.cursor, fold_at(checkpoint, log))
 
 
+def spare_collections() -> None:
+    """Let this process look for cycles of objects seldom, and never among those that are there now.
+
+    Rows on their way are very many objects and no cycles; looking at all there is took as long as thousands of rows.
+    """
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
 def fold_segment(fold: Fold, segment: Segment, number: int) -> int:
     """Read one segment into `fold`, its row of `segments` included; return the frame number to come next.
 
     Raises JournalError where nothing can be read; then the fold is as before.
     """
-    data, next_frame = segment.read(), 1
-    fold.begin()
-    for record in read_records(data):
-        fold.feed(record)
-        if isinstance(record, Batch):
-            next_frame = record.first_frame + len(record.frames)
-        elif isinstance(record, Note) and record.letter is Letter.SEGMENT:
-            next_frame = record.value["next_frame"]
+    next_frame = 1
+    with closing(segment.pieces(PIECE_BYTES)) as pieces:
+        first = list(islice(pieces, 1))
+        fold.begin()
+        try:
+            for record in read_pieces(chain(first, pieces)):
+                fold.feed(record)
+                if isinstance(record, Batch):
+                    next_frame = record.first_frame + len(record.frames)
+                elif isinstance(record, Note) and record.letter is Letter.SEGMENT:
+                    next_frame = record.value["next_frame"]
+        except JournalError as error:  # the disk gave a part of it
+            fold.feed(Damage(error.offset, error.offset, error.problem, tail=False))
     if fold.first_ns or fold.last_ns:  # else nothing says when it was, nor that it ever was
         fold.note_segment(number)
     return next_frame

@@ -21,7 +21,7 @@ next line that is a whole record.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any
@@ -54,7 +54,7 @@ class Letter(StrEnum):
     SEALED = "z"  # last line of a whole segment
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Frames of one read, as received; the first has number `first_frame`."""
 
     first_frame: int
@@ -112,6 +112,28 @@ def read_records(data: bytes, start: int = 0) -> Iterator[Batch | Note | Damage]
             position = end
         else:
             yield record
+
+
+def read_pieces(pieces: Iterable[bytes]) -> Iterator[Batch | Note | Damage]:
+    """Read every record of a text that comes piece by piece, as `read_records` does of the whole.
+
+    Two pieces are held at a time, but from a damaged record (or one longer than a piece) on, all that is left: where
+    reading resumes depends on what follows.
+    """
+    rest = iter(pieces)
+    text, begun, position = b"", 0, 0
+    for piece in rest:
+        text, begun, position = text[position:] + piece, begun + position, 0
+        while position < len(text):
+            try:
+                record, position = _read_one(text, position)
+            except ValueError:
+                break  # the last record of a piece is cut: it goes on in the next
+            yield record
+        if not position:
+            text += b"".join(rest)
+    for found in read_records(text, position):
+        yield attrs.evolve(found, start=begun + found.start, end=begun + found.end) if type(found) is Damage else found
 
 
 _HEAD = re.compile(rb"(#b (\d{1,19}) (\d{1,19}) (\d{1,19}) (\d{1,9}) (\d{1,12}) )([0-9a-f]{8})\n")

@@ -4,9 +4,10 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 import attrs
@@ -46,16 +47,40 @@ class Segment:
         Raises JournalError for zstd that is damaged or cut short and for what the disk cannot read, FileNotFoundError
         when it is gone, PermissionError where its owner can mend that.
         """
-        for path in _names_in_life(self.path):
-            with suppress(FileNotFoundError):
-                try:
-                    data = path.read_bytes()
-                except (FileNotFoundError, PermissionError):
-                    raise
-                except OSError as error:
-                    raise JournalError(path, 0, error.strerror or str(error)) from None
-                return _unpack(path, data) if path.name.endswith(".zst") else data
-        raise FileNotFoundError(f"{self.path} is gone")
+        return b"".join(self.pieces(-1))
+
+    def pieces(self, size: int) -> Generator[bytes, None, None]:
+        """Yield the text `size` bytes at a time, compressed text as a whole. Raises what `read` does, any time.
+
+        It holds the file: whoever may leave it early closes it.
+        """
+        with _open(self.path) as file:
+            if Path(file.name).name.endswith(".zst"):
+                yield _unpack(Path(file.name), _read(file, -1))
+                return
+            while piece := _read(file, size):
+                yield piece
+
+
+def _open(path: Path) -> FileIO:
+    """Open a segment under the name it has now."""
+    for name in _names_in_life(path):
+        try:
+            return FileIO(name)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise JournalError(name, 0, error.strerror or str(error)) from None
+    raise FileNotFoundError(f"{path} is gone")
+
+
+def _read(file: FileIO, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise JournalError(Path(file.name), file.tell(), error.strerror or str(error)) from None
 
 
 def journal_dir(data_dir: Path) -> Path:

@@ -1,8 +1,11 @@
 """From sealed segments to Parquet: every row once, under names that say whence it came, whatever dies in between."""
 
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -588,3 +591,30 @@ def test_a_state_of_another_version_means_that_gaps_begin_anew_and_nothing_ends(
     save_checkpoint(tmp_path, attrs.evolve(checkpoint, state=state.encode(known)))
     assert tables.open_tables(tmp_path, structlog.get_logger()).cursor == checkpoint.cursor
     assert [event["event"] for event in logged] == ["state unreadable; gaps and books begin anew"]
+
+
+def test_what_the_disk_no_longer_gives_of_a_segment_is_damage_and_what_it_gave_is_stored(
+    tmp_path: Path, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_some(tmp_path, 3)
+    path = segments(tmp_path)[1].path
+    whole = path.read_bytes()
+    size = whole.rindex(b"\n#b ") + 1
+
+    class Failing(FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.name == path and self.tell():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    monkeypatch.setattr("collector_trio.journal.segments.FileIO", Failing)
+    monkeypatch.setattr("collector_trio.followers.tables.PIECE_BYTES", size)
+
+    store(tmp_path)
+
+    (event,) = [event for event in logged if event["log_level"] == "error"]
+    assert (event["event"], event["segment"], event["start"]) == ("journal damaged", 2, size)
+    assert event["problem"] == "Input/output error"
+    by_segment = {row["segment"]: row["frames"] for row in rows(tmp_path, "segments")}
+    assert 0 < by_segment[2] < by_segment[1]
+    assert load_cursor(tmp_path) == Cursor(3, 22)

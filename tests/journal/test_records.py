@@ -1,6 +1,6 @@
 """The text format: what is written is read, and damage costs exactly the records it lies in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from zlib import crc32
 
@@ -8,7 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_batch, encode_note, read_records
+from collector_trio.journal.records import (
+    Batch,
+    Damage,
+    Letter,
+    Note,
+    encode_batch,
+    encode_note,
+    read_pieces,
+    read_records,
+)
 
 INT64 = st.integers(0, 2**63 - 1)
 # What hurts a line format, more often than chance would bring it.
@@ -166,6 +175,40 @@ def test_any_stretch_replaced_by_anything_keeps_every_record_that_follows_a_whol
     kept = without_damage(found)
     assert kept[: len(before)] == before
     assert kept[len(kept) - len(behind) :] == behind
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(st.integers(0, len(TEXT_OF_JOURNAL) - 1), st.integers(0, 255)), max_size=3),
+    st.integers(0, len(TEXT_OF_JOURNAL)),
+    st.integers(1, 200),
+)
+@example([], len(TEXT_OF_JOURNAL), 1)
+@example([], 0, 1)
+def test_a_text_read_in_pieces_says_what_the_whole_one_says_damage_included(
+    hits: list[tuple[int, int]], length: int, size: int
+) -> None:
+    data = bytearray(TEXT_OF_JOURNAL)
+    for offset, byte in hits:
+        data[offset] = byte
+    text = bytes(data[:length])
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+
+    assert list(read_pieces(pieces)) == list(read_records(text))
+
+
+def test_a_whole_text_is_asked_for_one_piece_at_a_time() -> None:
+    records = [Batch(number, 2, 3, [b"x" * 10]) for number in range(1, 20)]
+    starts, text, asked = starts_of(records), b"".join(map(encode, records)), 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal asked
+        for start in range(0, len(text), 100):
+            asked += 1
+            yield text[start : start + 100]
+
+    for end, _ in zip(starts[1:], read_pieces(pieces()), strict=True):
+        assert asked == -(-end // 100)
 
 
 @given(st.lists(PIECES).map(b"".join))

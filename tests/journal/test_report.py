@@ -2,6 +2,7 @@
 
 import json
 import os
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -150,14 +151,14 @@ def test_other_files_are_named_and_left_alone(tmp_path: Path) -> None:
 
 def test_a_segment_nobody_may_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record_some(tmp_path, 3)
-    path, read = segments(tmp_path)[1].path, Path.read_bytes
+    path = segments(tmp_path)[1].path
 
-    def forbid(self: Path) -> bytes:
-        if self == path:
+    def forbid(name: Path) -> FileIO:
+        if name == path:
             raise PermissionError(13, "Permission denied", str(path))
-        return read(self)
+        return FileIO(name)
 
-    monkeypatch.setattr(Path, "read_bytes", forbid)
+    monkeypatch.setattr("collector_trio.journal.segments.FileIO", forbid)
 
     found = inspect(tmp_path, 0)
 
