@@ -39,7 +39,7 @@ from .crashing import (
 )
 from .recorder import PATIENCE_S, store_what_is_left
 
-LOAD = Scenario(symbols=("BTC-USDT", "ETH-USDT"), quiet_symbols=(), trades_per_s=60.0, book_changes_per_s=10.0)
+LOAD = Scenario(symbols=("BTC-USDT",), quiet_symbols=(), trades_per_s=60.0, book_changes_per_s=10.0)
 MIB = 2**20
 FLOOR = 4 * MIB
 STILL_S = 1.5  # for so long nothing more is accepted: the ballast has taken what the journal gave back
@@ -106,7 +106,7 @@ async def main(folder: Path, how: str) -> None:
     config = {"segment": "1s", "listen": "127.0.0.1:0", "min_free": f"{FLOOR} B" if how == "floor" else "0 B"}
     async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
         server: SimServer = await nursery.start(partial(serve, LOAD, seed=seed))
-        path = write_config(folder, server.endpoints_toml(), markets=("spot", "perp"), **config)
+        path = write_config(folder, server.endpoints_toml(), symbols=LOAD.symbols, markets=LOAD.markets, **config)
         recorder = Recorder(log, client)
         async with running(path, log) as process:
             await until(lambda: recorder.said("http"), "the port listens")
@@ -119,7 +119,9 @@ async def main(folder: Path, how: str) -> None:
             before = found["accepted"]
             await recorder.until("/readyz", lambda code, _: code == 200, "ready again")
             await recorder.until(
-                "/status.json", lambda _, status: status["journal"]["frames_accepted"] > before + 300, "recording goes on"
+                "/status.json",
+                lambda _, status: status["journal"]["frames_accepted"] > before + 300,
+                "recording goes on",
             )
             await stop_cleanly(server, process, data_dir, log)
         nursery.cancel_scope.cancel()

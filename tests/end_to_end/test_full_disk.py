@@ -63,6 +63,7 @@ def test_a_full_disk_under_the_whole_collector_costs_nothing_accepted_and_the_le
     assert found["log"].get("cannot store", 0) == found["log"].get("stores again", 0)  # the follower
 
 
+@pytest.mark.soak
 def test_below_min_free_kept_journals_go_first_then_reading_stops_until_there_is_room(
     tmp_path: Path, small_disk: list[str]
 ) -> None:
