@@ -45,8 +45,8 @@ def assert_reading_stopped_and_went_on(found: dict[str, Any], reason: str) -> No
     assert found["sessions_later"] == found["sessions"]  # and nobody judged
     assert found["struck"] == [1, 1]
     assert found["log"]["journal refuses, reading stops until there is room"] == found["log"]["journal accepts again"]
-    assert found["reasons"].keys() == {"answered", "reset", "stopped"}
     assert found["reasons"]["reset"] == 2
+    assert not found["reasons"].keys() & {"silent", "unproven", "process died"}
     assert found["causes"] == {"trades": ["backpressure"], "book": ["backpressure"]}
     assert found["open_ids"] > 0  # the exchanges could not send them: each is in the ledger, and nothing else is
     assert found["trades"] > 0
