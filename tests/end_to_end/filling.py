@@ -6,9 +6,7 @@
 What was published and what was recorded are compared here, where both can be seen; prints what happened as JSON.
 """
 
-import errno
 import json
-import os
 import random
 import sys
 import time
@@ -24,6 +22,7 @@ import trio
 
 from collector_trio.journal.segments import journal_dir, list_segments
 from collector_trio.sim import Fault, Scenario, SimServer, serve
+from tests.small_disk import MIB, Ballast
 
 from .crashing import (
     ask,
@@ -40,35 +39,10 @@ from .crashing import (
 from .recorder import PATIENCE_S, store_what_is_left
 
 LOAD = Scenario(symbols=("BTC-USDT",), quiet_symbols=(), trades_per_s=60.0, book_changes_per_s=10.0)
-MIB = 2**20
 FLOOR = 4 * MIB
 STILL_S = 1.5  # for so long nothing more is accepted: the ballast has taken what the journal gave back
 FULL_S = 2.0  # for so long the disk stays full after that
 INSTANTS = 20  # at which each book is compared
-
-
-@attrs.define
-class Ballast:
-    """A file that takes what is free on a disk, down to `leaves` bytes."""
-
-    path: Path
-    leaves: int
-
-    def grow(self) -> None:
-        """Take what is free now."""
-        disk = os.statvfs(self.path.parent)
-        size = disk.f_bavail * disk.f_frsize - self.leaves
-        with self.path.open("ab", buffering=0) as file:
-            while size > 0:
-                try:
-                    size -= file.write(bytes(min(size, MIB)))
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    return
-
-    def free(self) -> None:
-        self.path.unlink()
 
 
 @attrs.define
@@ -102,7 +76,7 @@ async def main(folder: Path, how: str) -> None:
     seed = random.randrange(10**6)
     found: dict[str, Any] = {"seed": seed}
     data_dir, log = folder / "data", folder / "log"
-    ballast = Ballast(data_dir / "ballast", FLOOR - MIB if how == "floor" else 0)
+    ballast, leaves = Ballast(data_dir / "ballast"), FLOOR - MIB if how == "floor" else 0
     config = {"segment": "1s", "listen": "127.0.0.1:0", "min_free": f"{FLOOR} B" if how == "floor" else "0 B"}
     async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
         server: SimServer = await nursery.start(partial(serve, LOAD, seed=seed))
@@ -114,8 +88,8 @@ async def main(folder: Path, how: str) -> None:
             await recorder.until(
                 "/status.json", lambda _, status: status["followers"][0]["stored_segment"] > 1, "segments are stored"
             )
-            found |= await fill(recorder, server, ballast, data_dir)
-            ballast.free()
+            found |= await fill(recorder, server, partial(ballast.grow, leaves), data_dir)
+            ballast.remove()
             before = found["accepted"]
             await recorder.until("/readyz", lambda code, _: code == 200, "ready again")
             await recorder.until(
@@ -141,12 +115,12 @@ async def main(folder: Path, how: str) -> None:
     sys.stdout.write(json.dumps(found))
 
 
-async def fill(recorder: Recorder, server: SimServer, ballast: Ballast, data_dir: Path) -> dict[str, Any]:
+async def fill(recorder: Recorder, server: SimServer, grow: Callable[[], None], data_dir: Path) -> dict[str, Any]:
     """Let the disk become full and stay so for a while, in which two exchanges lose their connections."""
     still_since, accepted, stored, left = time.monotonic(), -1, 0, None
     with trio.fail_after(PATIENCE_S):
         while accepted < 0 or time.monotonic() - still_since < STILL_S:
-            await trio.to_thread.run_sync(ballast.grow)
+            await trio.to_thread.run_sync(grow)
             _, status = await recorder.ask("/status.json")
             if not status["journal"]["refusing"]:
                 stored = status["followers"][0]["stored_segment"]
@@ -159,7 +133,7 @@ async def fill(recorder: Recorder, server: SimServer, ballast: Ballast, data_dir
     struck = [server.inject(Fault("abort", target)) for target in ("binance.spot", "okx.business")]
     with trio.move_on_after(FULL_S):
         while True:
-            await trio.to_thread.run_sync(ballast.grow)
+            await trio.to_thread.run_sync(grow)
             await trio.sleep(0.05)
     _, after = await recorder.ask("/status.json")
     return {

@@ -12,24 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.small_disk import on_small_disk
+
 from .crashing import ROOT
 
-BYTES = "32m"
 
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> list[str]:
-    """Return a command's beginning: what follows finds a small file system at `tmp_path`/data."""
-    (tmp_path / "data").mkdir()
-    mount = f"mount -t tmpfs -o size={BYTES} none {tmp_path}/data"
-    allowed = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, check=False)
-    if allowed.returncode != 0:
-        pytest.skip(f"no file system of our own may be mounted here: {allowed.stderr.strip()}")
-    return ["unshare", "-rm", "sh", "-ec", f'{mount}; exec "$@"', "sh"]
-
-
-def fill(small_disk: list[str], folder: Path, how: str) -> dict[str, Any]:
-    command = [*small_disk, sys.executable, "-m", "tests.end_to_end.filling", str(folder), how]
+def fill(folder: Path, how: str) -> dict[str, Any]:
+    beginning = on_small_disk(folder / "data", "32m")
+    command = [*beginning, sys.executable, "-m", "tests.end_to_end.filling", str(folder), how]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -55,9 +45,9 @@ def assert_reading_stopped_and_went_on(found: dict[str, Any], reason: str) -> No
 
 
 def test_a_full_disk_under_the_whole_collector_costs_nothing_accepted_and_the_ledger_names_the_rest(
-    tmp_path: Path, small_disk: list[str]
+    tmp_path: Path,
 ) -> None:
-    found = fill(small_disk, tmp_path, "disk")
+    found = fill(tmp_path, "disk")
 
     assert_reading_stopped_and_went_on(found, "No space left on device")
     assert found["log"].get("cannot store", 0) == found["log"].get("stores again", 0)  # the follower
@@ -65,9 +55,9 @@ def test_a_full_disk_under_the_whole_collector_costs_nothing_accepted_and_the_le
 
 @pytest.mark.soak
 def test_below_min_free_kept_journals_go_first_then_reading_stops_until_there_is_room(
-    tmp_path: Path, small_disk: list[str]
+    tmp_path: Path,
 ) -> None:
-    found = fill(small_disk, tmp_path, "floor")
+    found = fill(tmp_path, "floor")
 
     assert_reading_stopped_and_went_on(found, "less than min_free")
     assert found["stored"] > 1
