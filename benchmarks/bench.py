@@ -1,6 +1,6 @@
 """What it costs, beside what it costs elsewhere, out of one run: `make bench`.
 
-    python benchmarks/bench.py [receive] [steps] [rivals] [layout] [load] [--rounds N] [--seconds S]
+    python benchmarks/bench.py [receive] [steps] [follow] [rivals] [layout] [load] [full] [--rounds N] [--seconds S]
 
 Machines differ, and one machine differs from minute to minute, so whatever is compared is measured in turns, the best
 of several rounds counts, and the yardstick stands beside it: `json.loads` of a trade. What is held against the budget
@@ -25,6 +25,7 @@ from pathlib import Path
 import attrs
 import click
 import clients
+import disk
 import follower
 import rivals
 import whole
@@ -56,6 +57,7 @@ EVERY = 5
 LAYOUT_RATE = 200
 RECEIVERS = ("trio-websocket", "websockets", "aiohttp", "picows", "ours")
 LONELY = ("a blocking socket", "a bare Trio stream", *RECEIVERS, "recorder")
+APPEND_RATE, APPENDED = 20_000, 10
 
 console = Console(highlight=False, width=150)
 
@@ -336,6 +338,26 @@ def load(seconds: float) -> None:
     _print_observed(f"{title}{segment_s:g} s or 64 MiB", seen)
 
 
+def full(rounds: int, seconds: float) -> None:
+    """How long an append takes beside syncs, with and without reserved space; memory while the disk refuses."""
+    title = f"An append of {APPENDED} messages, {APPEND_RATE:,} messages a second, a sync every second, {seconds:g} s"
+    table = shown(f"{title}; microseconds", "", "p50", "p99", "p99.9", "worst")
+    for _ in range(rounds):
+        for reserves in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                took = disk.appends(Path(folder), APPEND_RATE, APPENDED, seconds, reserves=reserves)
+            cells = [f"{us:,.0f}" for us in (took.p50, took.p99, took.p999, took.worst)]
+            table.add_row("reserved" if reserves else "not reserved", *cells)
+    console.print(table, "")
+    with tempfile.TemporaryDirectory() as folder, whole.serving(Path(folder)) as servers:
+        seen = whole.refused(Path(folder), servers, APPEND_RATE, EVERY, seconds)
+    title = f"The recorder while nothing can be written for {seconds:g} s, {APPEND_RATE:,} messages a second offered"
+    table = shown(title, "", "before", "during", "after")
+    table.add_row("most resident memory, MB", *(f"{size / 1e6:.1f}" for size in (seen.before, seen.during, seen.after)))
+    table.add_row("frames accepted", *map(str, (seen.frames_before, seen.frames_during, seen.frames_after)))
+    console.print(table, "")
+
+
 @contextmanager
 def _timed(name: str) -> Iterator[None]:
     start = time.monotonic()
@@ -345,10 +367,10 @@ def _timed(name: str) -> Iterator[None]:
 
 @click.command()
 @click.argument(
-    "parts", nargs=-1, type=click.Choice(["receive", "lone", "steps", "follow", "rivals", "layout", "load"])
+    "parts", nargs=-1, type=click.Choice(["receive", "lone", "steps", "follow", "rivals", "layout", "load", "full"])
 )
 @click.option("--rounds", default=2, show_default=True, help="The best of so many counts.")
-@click.option("--seconds", type=float, help="How long layout and load last; default: 30 and 10.")
+@click.option("--seconds", type=float, help="How long layout, load and full last; default: 30, 10 and 20.")
 def main(parts: tuple[str, ...], rounds: int, seconds: float | None) -> None:
     """Measure and print; everything, or the named parts."""
     works: dict[str, Callable[[], None]] = {
@@ -359,6 +381,7 @@ def main(parts: tuple[str, ...], rounds: int, seconds: float | None) -> None:
         "rivals": partial(compare, rounds),
         "layout": partial(layout, seconds or 30.0),
         "load": partial(load, seconds or 10.0),
+        "full": partial(full, rounds, seconds or 20.0),
     }
     model = dict(line.split("\t:", 1) for line in _cpuinfo()).get("model name", "")
     when = time.strftime("%Y-%m-%d %H:%M")

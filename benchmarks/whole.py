@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pyarrow.parquet as pq
 import tomlkit
 import trustme
+from disk import SEGMENT_S, Refused
 from observed import Observed
 
 HERE = Path(__file__).parent
@@ -79,26 +81,44 @@ def layout(folder: Path, rate: float, seconds: float, segment_s: float) -> Obser
 
 def sustained(folder: Path, servers: Servers, rate: int, every: int, seconds: float, segment_s: float) -> Observed:
     """Run one socket over TLS that brings `rate` messages a second; each `every`th is a change of 40 levels."""
+    config, environ = _one_socket(servers, rate, every)
+    return _observe(folder, config, Length(seconds, segment_s, OFTEN_S), environ)
+
+
+def refused(folder: Path, servers: Servers, rate: int, every: int, seconds: float) -> Refused:
+    """Run the same, and let it write nothing for so long in the middle."""
+    config, environ = _one_socket(servers, rate, every)
+    return Refused(**_run(folder, config, SEGMENT_S, environ, "disk.py", str(seconds)))
+
+
+def _one_socket(servers: Servers, rate: int, every: int) -> tuple[str, dict[str, str]]:
+    """Return what to record there, and what to trust."""
     record = '[[record]]\nexchange = "binance"\nmarket = "spot"\nsymbols = ["BTC-USDT", "ETH-USDT"]\n'
     record += 'channels = ["trades", "book"]\n'
     at = f"127.0.0.1:{servers.secure}"
     endpoints = f'[endpoints.binance.spot]\nws = "wss://{at}/feed/{rate}/{every}/stream"\nrest = "https://{at}"\n'
-    return _observe(
-        folder, record + endpoints, Length(seconds, segment_s, OFTEN_S), {"SSL_CERT_FILE": str(servers.authority)}
-    )
+    return record + endpoints, {"SSL_CERT_FILE": str(servers.authority)}
 
 
 def _observe(folder: Path, config: str, length: Length, environ: Mapping[str, str]) -> Observed:
     """Run the recorder with `config`, except that it writes to `folder`/data, and look on."""
+    arguments = (str(length.seconds), str(length.probe_s))
+    return Observed(**_run(folder, config, length.segment_s, environ, "observed.py", *arguments))
+
+
+def _run(
+    folder: Path, config: str, segment_s: float, environ: Mapping[str, str], script: str, *arguments: str
+) -> dict[str, Any]:
     document = tomlkit.parse(config)
     document["collector"] = {"data_dir": str(folder / "data"), "log_level": "warning"}
     document["http"] = {"listen": "127.0.0.1:0"}
-    document["store"] = {"segment": f"{length.segment_s:g}s", "keep_journal": "until stored"}
+    document["store"] = {"segment": f"{segment_s:g}s", "keep_journal": "until stored"}
     path = folder / "config.toml"
     path.write_text(tomlkit.dumps(document))
-    command = [sys.executable, str(HERE / "observed.py"), str(path), str(length.seconds), str(length.probe_s)]
+    command = [sys.executable, str(HERE / script), str(path), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environ})
-    return Observed(**json.loads(done.stdout))
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @attrs.frozen

@@ -90,6 +90,7 @@ class Journal:
     segment_bytes: int = SEGMENT_BYTES
     bytes_written: int = 0  # since it was opened, notes included
     _file: _File | None = None
+    _empty: _File | None = None  # a segment whose head could not be written yet
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
     _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
     _received: dict[int, _Received] = attrs.field(factory=dict)  # by session, for the next head
@@ -256,8 +257,8 @@ class Journal:
         if not file.closed:
             os.ftruncate(file.fd, file.size)  # gives back what was reserved and not used
             os.fdatasync(file.fd)
+            file.closed = True  # also where closing fails: the number may be another file's by then
             os.close(file.fd)
-            file.closed = True
         if file.path.exists():
             file.path.rename(file.path.with_suffix(".log"))
         sync_folder(file.path.parent)
@@ -287,13 +288,11 @@ class Journal:
 
     def _open_segment(self, now_ns: int) -> bool:
         number = self.numbers.segment
-        path = segment_path(journal_dir(self.data_dir), number, now_ns)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            file = self._empty_file(number, now_ns)
         except OSError as error:
             self._refuse(now_ns, str(error))
             return False
-        self._file = _File(fd, path, 0, number, now_ns)
         head = {
             "format": FORMAT,
             "segment": number,
@@ -306,15 +305,25 @@ class Journal:
             if letter is Letter.OPENED:  # so that a session's counts are known from its last segment alone
                 again |= attrs.asdict(self._received[value["session"]])
             record += encode_note(letter, now_ns, value | again)
+        self._file = file
         if not self._write(record):
-            os.close(fd)
-            path.unlink()
-            self._file = None
+            self._file, self._empty = None, file  # kept: were it not removed, a second file would have its number
             return False
+        self._empty = None
         self.numbers.segment += 1
         self._half_used.set()
-        point_at(path)
+        point_at(file.path)
         return True
+
+    def _empty_file(self, number: int, now_ns: int) -> _File:
+        """Open a new segment's file, or take the one that was opened when its head could not be written."""
+        if self._empty is None:
+            path = segment_path(journal_dir(self.data_dir), number, now_ns)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._empty = _File(fd, path, 0, number, now_ns)
+        os.ftruncate(self._empty.fd, 0)
+        self._empty.opened_ns = now_ns
+        return self._empty
 
     def _write_note(self, letter: Letter, ns: int, value: dict[str, Any]) -> bool:
         if not self._write(encode_note(letter, ns, value)):
@@ -393,11 +402,22 @@ class Journal:
                 self._finish(file)
             except OSError as error:  # it stays as it is, and the next start mends it
                 self.on_refusal(f"{file.path.name} not sealed: {error}")
-                if not file.closed:
-                    os.close(file.fd)
+                self._give_up(file)
             else:
                 self.on_sealed(file.number)
+        if self._empty is not None:
+            self._give_up(self._empty)
+            with suppress(OSError):  # the next start would remove it
+                self._empty.path.unlink()
+            self._empty = None
         point_nowhere(journal_dir(self.data_dir))
+
+    def _give_up(self, file: _File) -> None:
+        """Close a file that is left to the next start."""
+        if not file.closed:
+            file.closed = True
+            with suppress(OSError):  # what it holds was written; whatever else is wrong was said already
+                os.close(file.fd)
 
 
 def _sync_running(file: _File) -> None:

@@ -39,7 +39,7 @@ def tidy_one(data_dir: Path, confirmed: int, keep: float | str, now_s: float) ->
 
 
 def let_go(data_dir: Path, confirmed: int, wanted_bytes: int) -> bool:
-    """Delete the oldest segments up to number `confirmed` until they make up `wanted_bytes`; tell whether any went.
+    """Delete the oldest segments up to number `confirmed` until they make up `wanted_bytes`; tell whether they did.
 
     It counts what they took and does not look at what is free: some file systems give space back only later.
     """
@@ -51,7 +51,7 @@ def let_go(data_dir: Path, confirmed: int, wanted_bytes: int) -> bool:
             taken = segment.path.stat().st_blocks * 512
             segment.path.unlink()
             gone_bytes += max(1, taken)
-    return gone_bytes > 0
+    return gone_bytes >= wanted_bytes
 
 
 def _confirmed(data_dir: Path, confirmed: int) -> Iterator[Segment]:

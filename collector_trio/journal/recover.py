@@ -83,7 +83,16 @@ def recover(data_dir: Path) -> Recovered:
 
     A torn tail (bytes behind the last whole record) is cut off. Damage with whole records behind it is not a torn tail:
     a copy of the segment is set aside, and readers skip the damage. A segment without any whole record is set aside.
+
+    Raises CollectorError where the disk does not let that be done; what was accepted is still there for the next try.
     """
+    try:
+        return _recover(data_dir)
+    except OSError as error:
+        raise CollectorError(f"{journal_dir(data_dir)}: what the last run left cannot be mended: {error}") from None
+
+
+def _recover(data_dir: Path) -> Recovered:
     recovered = Recovered(load_numbers(data_dir), {}, 0, 0)
     for part in journal_dir(data_dir).glob("*.part"):  # of a copy that was being written
         part.unlink()

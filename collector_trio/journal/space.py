@@ -83,7 +83,7 @@ class Space:
     now_s: Callable[[], float]
     on_trouble: Callable[[str], None]  # what could not be deleted or compressed, and why
     _free_bytes: int = 0
-    _went: bool = False  # segments were deleted to make room
+    _went: bool = False  # as many segments were deleted as make enough room
     _more: bool = False  # to tidy
     _trouble: str = ""
 
@@ -104,7 +104,7 @@ class Space:
         await self._try(self._make_room)
         if self._free_bytes >= self._wanted_bytes():
             self.journal.release()
-        elif not self._went:  # where some went, the next look tells whether that was enough
+        elif not self._went:  # where enough went, the next look tells whether the file system gave it back
             self.journal.hold(self.floor.shortage(self._free_bytes))
 
     def _wanted_bytes(self) -> int:
@@ -125,6 +125,7 @@ class Space:
         missing = self._wanted_bytes() - self._free_bytes
         if missing > 0:
             self._went = let_go(data_dir, self.confirmed(), missing)
+            self._free_bytes = free_bytes(data_dir)
 
     def _tidy(self) -> None:
         self._more = tidy_one(self.journal.data_dir, self.confirmed(), self.keep, self.now_s())

@@ -13,13 +13,17 @@ from typing import Any
 
 import attrs
 import duckdb
+import pyarrow.dataset as ds
 import trio
 
+from collector_trio.followers.cursor import lock_cursor
 from collector_trio.journal.records import Batch, Letter, Note, read_records
 from collector_trio.journal.segments import journal_dir, list_segments
+from collector_trio.sim import Fault, SimServer
 from collector_trio.tables import TABLES
+from tests.truth.ledger import Report, check
 
-from .recorder import config_text
+from .recorder import NO_REST, PATIENCE_S, config_text
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "collector_trio"]
@@ -75,6 +79,30 @@ def kill(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def stop_cleanly(server: SimServer, process: trio.Process, data_dir: Path, log: Path) -> None:
+    """Wait until everything is recorded again, let the market fall silent, and end the collector as systemd would."""
+    connections = server.truth.connections
+    await until(lambda: sum(c.closed_ns is None and c.data > 50 for c in connections) == 5, "five sockets have data")
+    server.inject(Fault("stall", duration_s=3600))
+    await trio.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    with trio.fail_after(20):
+        assert await process.wait() == 0, log.read_text()[-2000:]
+
+
+async def until(condition: Any, what: str) -> None:
+    with trio.move_on_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
+            await trio.sleep(0.05)
+        return
+    raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
+
+
+def is_free(data_dir: Path) -> bool:
+    with lock_cursor(data_dir) as held:
+        return held
 
 
 # Reading all the while
@@ -233,6 +261,32 @@ def assert_same_rows(one: Path, other: Path) -> None:
             rows = [f"SELECT {columns} FROM {files(side, table)}" for side in (left, right)]
             found = ask(f"{rows[0]} EXCEPT ALL {rows[1]} LIMIT 3")
             assert not found, f"{table}: only in {left}: {found}"
+
+
+@attrs.frozen
+class Run:
+    """What a run is held against."""
+
+    server: SimServer
+
+
+def assert_tables_are_the_truth(data_dir: Path, server: SimServer, seed: int, instants: int = 40) -> Report:
+    """Hold the tables of a collector that has stopped against what was published."""
+    assert_nothing_is_doubled(data_dir)
+    rows = {table: ds.dataset(data_dir / table, partitioning=None).to_table() for table in tables_in(data_dir)}
+    order = ("recv_ns", "frame")
+    rows = {table: found.sort_by([(name, "ascending") for name in order]) for table, found in rows.items()}
+    return check(Run(server), rows, seed, instants)  # type: ignore[arg-type]  # it asks for the truth alone
+
+
+def assert_the_journal_says_the_same(data_dir: Path, again: Path) -> None:
+    """Hold the tables against the whole journal: its sessions, and the rows that `replay` makes of it."""
+    ended = [number for (number,) in ask(f"SELECT session FROM {files(data_dir, 'sessions')} WHERE {NO_REST}")]
+    assert sorted(ended) == sorted(opened_in(data_dir))
+    command = [*COMMAND, "replay", str(data_dir / "journal"), "--data-dir", str(again), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same_rows(data_dir, again)
 
 
 def draw_seed() -> int:

@@ -32,6 +32,8 @@ def config_text(
     exchanges: tuple[str, ...] = ("binance", "okx"),
     markets: tuple[str, ...] = ("spot",),
     segment: str = "2s",
+    min_free: str = "0 B",
+    listen: str = "",
     store: str = "",
 ) -> str:
     listed = ", ".join(f'"{symbol}"' for symbol in symbols)
@@ -40,8 +42,8 @@ def config_text(
         for name in exchanges
         for market in markets
     )
-    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\nmin_free = "0 B"\n{store}'
-    return f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{kept}{records}{endpoints}'
+    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\nmin_free = "{min_free}"\n{store}'
+    return f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = "{listen}"\n{kept}{records}{endpoints}'
 
 
 def config_for(data_dir: Path, endpoints: str, **options: Any) -> Config:

@@ -4,41 +4,34 @@ stored twice, and nobody who reads the tables meanwhile sees half of anything.
 
 import os
 import random
-import signal
-import subprocess
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pyarrow.dataset as ds
 import pytest
 import trio
 
-from collector_trio.followers.cursor import lock_cursor
-from collector_trio.sim import Fault, Scenario, SimServer, serve
-from tests.truth.ledger import Report, check
+from collector_trio.sim import Scenario, SimServer, serve
+from tests.truth.ledger import Report
 
 from .crashing import (
-    COMMAND,
-    ROOT,
     Accepted,
-    ask,
     assert_every_frame_is_accounted_for,
-    assert_nothing_is_doubled,
-    assert_same_rows,
+    assert_tables_are_the_truth,
+    assert_the_journal_says_the_same,
     draw_seed,
-    files,
     followers_of,
+    is_free,
     kill,
-    opened_in,
     reading,
     running,
-    tables_in,
+    stop_cleanly,
+    until,
     write_config,
 )
-from .recorder import PATIENCE_S, store_what_is_left
+from .recorder import store_what_is_left
 
 KINDS = ("recorder", "follower", "both")
 LOAD = Scenario(symbols=("BTC-USDT", "ETH-USDT"), quiet_symbols=(), trades_per_s=60.0, book_changes_per_s=10.0)
@@ -95,51 +88,14 @@ async def crash(folder: Path, kinds: list[str], draw: random.Random, longest_s: 
     return outcome
 
 
-async def stop_cleanly(server: SimServer, process: trio.Process, data_dir: Path, log: Path) -> None:
-    """Wait until everything is recorded again, let the market fall silent, and end the collector as systemd would."""
-    connections = server.truth.connections
-    await until(lambda: sum(c.closed_ns is None and c.data > 50 for c in connections) == 5, "five sockets have data")
-    server.inject(Fault("stall", duration_s=3600))
-    await trio.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    with trio.fail_after(20):
-        assert await process.wait() == 0, log.read_text()[-2000:]
-
-
-async def until(condition: Any, what: str) -> None:
-    with trio.move_on_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
-            await trio.sleep(0.05)
-        return
-    raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
-
-
-def is_free(data_dir: Path) -> bool:
-    with lock_cursor(data_dir) as held:
-        return held
-
-
 def assert_nothing_is_lost(folder: Path, outcome: Outcome, seed: int) -> None:
     """Everything that can be held against anything else is."""
-    data_dir = folder / "data"
-    assert_nothing_is_doubled(data_dir)
     assert outcome.seen["problems"] == []
     assert outcome.seen["looks"] > 0
-    ended = [
-        number for (number,) in ask(f"SELECT session FROM {files(data_dir, 'sessions')} WHERE stream NOT LIKE '%.rest'")
-    ]
-    assert sorted(ended) == sorted(opened_in(data_dir))
-    rows = {table: ds.dataset(data_dir / table, partitioning=None).to_table() for table in tables_in(data_dir)}
-    order = ("recv_ns", "frame")
-    rows = {table: found.sort_by([(name, "ascending") for name in order]) for table, found in rows.items()}
-    outcome.report = check(outcome, rows, seed, 40)  # type: ignore[arg-type]  # it asks for the truth alone
+    outcome.report = assert_tables_are_the_truth(folder / "data", outcome.server, seed)
     assert outcome.report.trades > 0
     assert outcome.report.books > 0
-    again = folder / "again"
-    command = [*COMMAND, "replay", str(data_dir / "journal"), "--data-dir", str(again), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert_same_rows(data_dir, again)
+    assert_the_journal_says_the_same(folder / "data", folder / "again")
 
 
 async def test_recorder_follower_and_both_are_killed_and_nothing_accepted_is_lost_or_doubled(tmp_path: Path) -> None:

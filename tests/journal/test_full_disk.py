@@ -18,6 +18,7 @@ from trio.testing import MockClock
 from collector_trio.journal.append import RETRY_S, Journal
 from collector_trio.journal.records import Batch, Damage, Letter, Note, encode_batch
 from collector_trio.journal.segments import journal_dir, state_dir
+from tests.small_disk import on_small_disk
 
 from .writing import Disk, HandClock, batches, everything, journal_in, notes, numbered, records, segments
 
@@ -401,13 +402,17 @@ def test_a_file_that_may_not_grow_refuses_and_goes_on_when_it_may(tmp_path: Path
 
 
 def test_a_file_system_that_is_full_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=512k none {tmp_path}"
-    allowed = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, check=False)
-    if allowed.returncode != 0:
-        pytest.skip(f"no file system of our own may be mounted here: {allowed.stderr.strip()}")
-    run = f"{mount} && exec {sys.executable} -m tests.journal.filling {tmp_path} ballast"
+    data_dir = tmp_path / "data"
+    command = [
+        *on_small_disk(data_dir, "512k"),
+        sys.executable,
+        "-m",
+        "tests.journal.filling",
+        str(data_dir),
+        "ballast",
+    ]
 
-    found = fill(["unshare", "-rm", "sh", "-c", run], tmp_path)
+    found = fill(command, data_dir)
 
     assert len(found["refusals"]) == 1
 

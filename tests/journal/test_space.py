@@ -105,6 +105,25 @@ async def test_kept_journals_go_first_the_oldest_of_them_and_only_what_followers
     assert [segment.number for segment in segments(tmp_path)][:2] == numbers[3:]
 
 
+async def test_a_disk_that_others_fill_stops_reading_although_a_little_more_can_go_at_every_look(
+    tmp_path: Path, clock: HandClock, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment a second is kept, stored and deleted, and what others write is more than it gives back."""
+    monkeypatch.setattr(space, "free_bytes", lambda data_dir: GIB // 2)
+    with looked_after(tmp_path, clock, lambda: 10**6) as (journal, looking, _):
+        journal.segment_ns = 10**9 // 4
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.run)
+            assert journal.append(1, clock(), [b"x"])
+            clock.advance(1)
+            assert journal.append(1, clock(), [b"x"])
+            await trio.sleep(2)
+            assert not segments(tmp_path)[0].is_open
+            await nursery.start(looking.run)
+            assert not journal.append(1, clock(), [b"x"])
+            nursery.cancel_scope.cancel()
+
+
 async def test_what_cannot_be_deleted_is_said_once_and_stops_nothing(
     tmp_path: Path, clock: HandClock, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
