@@ -30,7 +30,7 @@ FOR_S = 3.5  # how long errors last that do not come once only
 
 # What fails, and how. `short`: a part is done, and said so. `torn`: a part is done, and then an error.
 CALLS: dict[str, tuple[str, ...]] = {
-    "write": ("short", "torn", "ENOSPC"),
+    "writev": ("short", "torn", "ENOSPC"),
     "pwrite": ("short", "torn", "ENOSPC"),
     "fdatasync": ("ENOSPC", "EIO"),
     "fsync": ("EIO",),
@@ -88,7 +88,9 @@ class Calls:
                 return call(*arguments, **options)
             self.struck.append(f"{name} {path}")
             if self.how in ("short", "torn"):
-                done: int = call(arguments[0], arguments[1][: len(arguments[1]) // 2], *arguments[2:])
+                data = b"".join(arguments[1]) if name == "writev" else arguments[1]
+                half = data[: len(data) // 2]
+                done: int = call(arguments[0], [half] if name == "writev" else half, *arguments[2:])
                 if self.how == "short":
                     return done
             elif name == "close":
