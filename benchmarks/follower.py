@@ -17,7 +17,8 @@ from made_up import KINDS, NS, Market
 
 from collector_trio.followers.fold import Fold
 from collector_trio.followers.publish import publish
-from collector_trio.followers.tables import new_fold, spare_collections
+from collector_trio.followers.tables import new_fold
+from collector_trio.garbage import spare_collections
 from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Batch, Letter, encode_batch, encode_note, read_records
 

@@ -19,6 +19,7 @@ import trio
 from collector_trio import app
 from collector_trio.config import parse_config
 from collector_trio.exchanges import EXCHANGES
+from collector_trio.garbage import spare_collections
 from collector_trio.ops.log import set_up_logging
 from collector_trio.ops.status import Status
 
@@ -113,6 +114,7 @@ def main(config_path: str, seconds: str, probe_s: str) -> None:
     text = Path(config_path).read_text()
     config = parse_config(text, config_path, {name: exchange.OFFERS for name, exchange in EXCHANGES.items()}, {})
     set_up_logging("json", config.collector.log_level)
+    spare_collections()
     observer = Observer(float(seconds), float(probe_s))
 
     async def run() -> app.Report:

@@ -16,7 +16,7 @@ PACKAGE = Path(collector_trio.__file__).parent
 # nothing of our decoding, so that it can contradict it.
 LAYERS = [
     {"__init__", "errors"},
-    {"instruments", "tables", "clock"},
+    {"instruments", "tables", "clock", "garbage"},
     {"config_values"},
     {"config_source"},
     {"config"},

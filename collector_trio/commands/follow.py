@@ -41,8 +41,9 @@ def follow(data_dir: Path, log_form: str, log_level: str, keep_tables_s: float |
     # Read when Arrow is loaded. Its own allocators keep 50 MB and more of what was freed.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from collector_trio.followers.cursor import lock_cursor
-    from collector_trio.followers.tables import open_tables, spare_collections
+    from collector_trio.followers.tables import open_tables
     from collector_trio.followers.upkeep import Upkeep
+    from collector_trio.garbage import spare_collections
 
     set_up_logging(log_form, log_level)
     log = structlog.get_logger().bind(follower="tables")

@@ -11,6 +11,7 @@ from collector_trio import app
 from collector_trio.commands.live import LiveTable, live_table
 from collector_trio.commands.options import Duration, config_option, json_option, load
 from collector_trio.config import Config
+from collector_trio.garbage import spare_collections
 from collector_trio.ops.log import set_up_logging
 from collector_trio.streams.supervisor import Stream
 
@@ -28,6 +29,7 @@ def run(config_path: Path, for_s: float | None, as_json: bool) -> None:
     config = load(config_path)
     with live_table(wanted=not as_json and config.collector.log != "json") as table:
         set_up_logging(config.collector.log, config.collector.log_level)
+        spare_collections()
         report = trio.run(record, config, for_s, table)
     print_report(config, report, as_json)
 

@@ -7,7 +7,6 @@ names, so every row is stored exactly once; rows that are in a merged file stay 
 is logged with its bounds, and the rest goes on.
 """
 
-import gc
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -29,7 +28,6 @@ from collector_trio.journal.records import Batch, Damage, Letter, Note, read_pie
 from collector_trio.journal.segments import Segment
 
 PIECE_BYTES = 4 << 20  # of a segment's text, held at a time
-COLLECT_AFTER = 20_000  # objects
 
 
 def new_fold() -> Fold:
@@ -122,15 +120,6 @@ def open_tables(data_dir: Path, log: FilteringBoundLogger) -> Tables:
     pa.set_cpu_count(1)
     checkpoint = load_checkpoint(data_dir)
     return Tables(data_dir, log, checkpoint.cursor, fold_at(checkpoint, log))
-
-
-def spare_collections() -> None:
-    """Let this process look for cycles of objects seldom, and never among those that are there now.
-
-    Rows on their way are very many objects and no cycles; looking at all there is took as long as thousands of rows.
-    """
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
 
 
 def fold_segment(fold: Fold, segment: Segment, number: int) -> int:
