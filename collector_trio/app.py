@@ -56,6 +56,7 @@ from collector_trio.streams.markets import keep_markets, rest_url
 from collector_trio.streams.session import Session
 from collector_trio.streams.snapshots import Snapshots
 from collector_trio.streams.supervisor import Stream, Surroundings
+from collector_trio.threads import run_in_thread
 
 FINISH_S = 6.0  # for followers to store what is sealed
 HEED_EVERY_S = 5.0
@@ -127,8 +128,10 @@ async def run(
     stop, signalled = trio.Event() if stop is None else stop, trio.Event()
     install_resolver()
     log: FilteringBoundLogger = structlog.get_logger()
-    with lock_data_dir(config.collector.data_dir):
-        owners = owners or Owners()
+    owners = owners or Owners()
+    owners.claim_what_is_open()
+    with lock_data_dir(config.collector.data_dir) as lock, owners.owning("lock") as held:
+        held.add(lock)
         async with open_port(config.http.listen, owners) as port, trio.open_nursery() as root:
             await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
@@ -185,21 +188,25 @@ async def _record(
 
     logging = (config.collector.log, config.collector.log_level)
     child = FollowerChild("tables", data_dir, *logging, config.store.keep_tables_s)
+    keep = partial(child.keep, bell, finish, FINISH_S, random.Random(), log)
     async with trio.open_nursery() as followers:
-        followers.start_soon(child.keep, bell, finish, FINISH_S, random.Random(), log)
-        with open_journal(
-            data_dir,
-            recovered.numbers,
-            clock=clock.now,
-            segment_s=config.store.segment_s,
-            sync_every_s=config.store.sync_every_s,
-            offload=in_thread(trio.CapacityLimiter(1)),
-            on_sealed=on_sealed,
-            on_refusal=partial(_say_refusal, log),
-            on_unreserved=partial(_say_unreserved, log),
-            on_note=live.on_note,
-            state=live.continuity.dump,
-        ) as journal:
+        followers.start_soon(_keep_follower, child, keep, watchers.owners)
+        with (
+            open_journal(
+                data_dir,
+                recovered.numbers,
+                clock=clock.now,
+                segment_s=config.store.segment_s,
+                sync_every_s=config.store.sync_every_s,
+                offload=in_thread(trio.CapacityLimiter(1)),
+                on_sealed=on_sealed,
+                on_refusal=partial(_say_refusal, log),
+                on_unreserved=partial(_say_unreserved, log),
+                on_note=live.on_note,
+                state=live.continuity.dump,
+            ) as journal,
+            watchers.owners.holding("journal", journal.fds),
+        ):
             _note_start(journal, recovered, config)
             log.info("recording", data_dir=str(data_dir), pid=os.getpid(), version=__version__)
             async with trio.open_nursery() as recording:
@@ -244,8 +251,15 @@ async def _record(
     return Report(started_ns, clock.now(), tuple(streams), frames_left, first_segment, signalled=False)
 
 
+async def _keep_follower(child: FollowerChild, keep: Callable[[], Awaitable[None]], owners: Owners) -> None:
+    """Keep one follower; the pipe to its process is its own."""
+    with owners.holding(f"follower {child.name}", child.fds, lambda: child.pid):
+        await keep()
+
+
 def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
     nursery.start_soon(_watching, log, observer.run)
+    nursery.start_soon(_watching, log, partial(watchers.owners.watch, log))
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
@@ -285,7 +299,7 @@ def _space(config: Config, floor: Floor, journal: Journal, log: FilteringBoundLo
         floor=floor,
         keep=config.store.keep_journal,
         confirmed=lambda: load_cursor(config.collector.data_dir).segment,
-        offload=in_thread(trio.CapacityLimiter(1)),
+        offload=in_thread(trio.CapacityLimiter(1), "space"),
         now_s=time.time,
         on_trouble=lambda reason: log.warning("kept journal not tidied", reason=reason),
     )
@@ -373,6 +387,6 @@ async def _heed(data_dir: Path, live: Live, journal: Journal) -> None:
     """Hear what the follower has found out: it reads what the recorder only passes on."""
     limiter = trio.CapacityLimiter(1)
     while True:
-        head = await trio.to_thread.run_sync(load_head, data_dir, limiter=limiter)
+        head = await run_in_thread("follower cursor", limiter, partial(load_head, data_dir))
         live.heed(head.totals.get("unreadable", {}), journal)
         await trio.sleep(HEED_EVERY_S)

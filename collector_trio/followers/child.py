@@ -48,6 +48,12 @@ class FollowerChild:
     keep_tables_s: float | None = None  # forever
     pid: int | None = None
     restarts: int = 0
+    _stdin: trio.abc.SendStream | None = None
+
+    def fds(self) -> list[int]:
+        """Return the descriptors of the pipe to the child."""
+        stdin = self._stdin
+        return [stdin.fileno()] if isinstance(stdin, trio.lowlevel.FdStream) and stdin.fileno() >= 0 else []
 
     async def keep(
         self, bell: Bell, stop: trio.Event, finish_s: float, random_: random.Random, log: FilteringBoundLogger
@@ -78,7 +84,7 @@ class FollowerChild:
             command += ["--keep-tables", f"{self.keep_tables_s:f}s"]
         process = await trio.lowlevel.open_process(command, stdin=PIPE, start_new_session=True)
         assert process.stdin is not None
-        self.pid = process.pid
+        self.pid, self._stdin = process.pid, process.stdin
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell, process.stdin, bell)
@@ -90,7 +96,7 @@ class FollowerChild:
                 await process.wait()
             return process.returncode
         finally:
-            self.pid = None
+            self.pid = self._stdin = None
             with trio.move_on_after(KILL_S, shield=True):
                 await process.stdin.aclose()
                 if process.returncode is None:

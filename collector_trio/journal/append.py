@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ from collector_trio.journal.segments import (
     sync_folder,
     write_whole,
 )
+from collector_trio.threads import run_in_thread
 
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
@@ -42,13 +44,9 @@ MAX_WAITING_NOTES = 100_000  # while the disk is full: weeks of sessions that be
 Offload = Callable[[Callable[[], None]], Awaitable[None]]
 
 
-def in_thread(limiter: trio.CapacityLimiter) -> Offload:
-    """Run blocking work in a thread that only the journal uses: abandoned DNS look-ups cannot starve it."""
-
-    async def offload(work: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(work, limiter=limiter)
-
-    return offload
+def in_thread(limiter: trio.CapacityLimiter, owner: str = "journal") -> Offload:
+    """Run blocking work in a thread that only its owner uses: abandoned DNS look-ups cannot starve it."""
+    return partial(run_in_thread, owner, limiter)
 
 
 @attrs.define
@@ -121,6 +119,11 @@ class Journal:
         """Wait until batches are accepted again."""
         if self._refused_since_ns is not None:
             await self._room.wait()
+
+    def fds(self) -> list[int]:
+        """Return the descriptors of the running segment, and of those that are sealed and not finished yet."""
+        files = [*self._full] if self._file is None else [self._file, *self._full]
+        return [file.fd for file in files if not file.closed]
 
     @property
     def is_refusing(self) -> bool:

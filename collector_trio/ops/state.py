@@ -8,6 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any, NoReturn
@@ -24,10 +25,12 @@ from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal
 from collector_trio.journal.segments import journal_dir
 from collector_trio.journal.space import Floor, free_bytes
-from collector_trio.ops.census import NOBODY, STATES, Owners
+from collector_trio.ops.census import NOBODY, Fd, Owners
+from collector_trio.ops.fds import STATES, TCP
 from collector_trio.ops.lag import LagHistogram, LoopLag
 from collector_trio.ops.status import (
     BookStatus,
+    FdStatus,
     FollowerStatus,
     GapStatus,
     JournalStatus,
@@ -36,6 +39,7 @@ from collector_trio.ops.status import (
     StreamStatus,
 )
 from collector_trio.streams.supervisor import Stream
+from collector_trio.threads import run_in_thread
 
 LOOK_EVERY_S = 1.0
 RATE_LOOKS = 6  # rates are means over the last five seconds
@@ -123,7 +127,7 @@ class Observer:
 
     def look(self) -> Status:
         """Say what is going on now."""
-        parts, now_ns = self.parts, self.parts.clock()
+        parts, now_ns, census = self.parts, self.parts.clock(), self.parts.owners.census()
         followers = tuple(self._follower(following, now_ns) for following in parts.followers)
         streams = tuple(map(self._stream, parts.streams))
         totals = parts.follower_totals()
@@ -142,7 +146,8 @@ class Observer:
             memory_bytes=resident_bytes(),
             event_loop_lag_s=round(self.loop_lag.worst_s, 6),
             streams=streams,
-            sockets=self._sockets(),
+            sockets=self._sockets([found for found in census if found.kind == TCP]),
+            fds=self._fds(census),
             journal=self._journal(),
             followers=followers,
             gaps=self._gaps(totals),
@@ -175,7 +180,7 @@ class Observer:
         folder = journal_dir(self.parts.config.collector.data_dir)
         while True:
             written = self.parts.journal.bytes_written
-            taken, free = await trio.to_thread.run_sync(_measure, folder, limiter=limiter)
+            taken, free = await run_in_thread("disk measure", limiter, partial(_measure, folder))
             self._journal_bytes = taken - written
             if free is not None:
                 self._free.append((trio.current_time(), free))
@@ -221,8 +226,7 @@ class Observer:
             return 0.0, 0.0
         return round((stream.frames - frames) / seconds, 2), round((stream.bytes - received) / seconds, 1)
 
-    def _sockets(self) -> SocketStatus:
-        sockets = self.parts.owners.census()
+    def _sockets(self, sockets: Sequence[Fd]) -> SocketStatus:
         by_state = dict.fromkeys(STATES, 0)
         by_owner: dict[str, dict[str, int]] = {}
         for found in sockets:
@@ -237,6 +241,15 @@ class Observer:
             by_state=by_state,
             by_owner=dict(sorted(by_owner.items())),
             sockets=tuple(sockets),
+        )
+
+    def _fds(self, census: Sequence[Fd]) -> FdStatus:
+        others = Counter(found.owner for found in census if found.kind != TCP)
+        return FdStatus(
+            open=others.total(),
+            by_owner=dict(sorted(others.items())),
+            leaks=tuple(found for found in census if found.owner == NOBODY),
+            leaked=dict(self.parts.owners.leaked),
         )
 
     def _journal(self) -> JournalStatus:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from collector_trio.errors import CollectorError
 from collector_trio.ops import http
-from collector_trio.ops.census import HTTP, NOBODY, Owners
+from collector_trio.ops.census import HTTP, NOBODY, UNCLAIMED, Owners
 from collector_trio.ops.http import is_ours, open_port, serve
 from collector_trio.ops.site import make_site
 
@@ -211,9 +211,9 @@ async def test_the_port_and_its_clients_are_ours_in_the_census() -> None:
     async with serving(hello, owners) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
         await client.send_all(b"GET")
         await trio.testing.wait_all_tasks_blocked()
-        states = sorted(socket.state for socket in owners.census() if socket.owner == HTTP)
+        states = sorted(socket.state for socket in owners.sockets() if socket.owner == HTTP)
         assert states == ["ESTABLISHED", "LISTEN"]
-    assert not owners.by_inode
+    assert not owners.claimed
 
 
 # Clients that hang
@@ -276,7 +276,7 @@ async def test_no_client_holds_up_the_stop(
             await begin(stream)
         with trio.move_on_after(0.1):
             await trio.sleep_forever()
-    left = [socket for socket in owners.census() if socket.owner != NOBODY]
+    left = [socket for socket in owners.sockets() if socket.owner not in (NOBODY, UNCLAIMED)]
     assert not left
     for stream in streams:
         await stream.aclose()
@@ -289,7 +289,7 @@ async def test_a_client_that_has_gone_leaves_nothing_behind(recorder: Recorder) 
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 " in await stream.receive_some()
         with trio.fail_after(20):
-            while len(owners.by_inode) != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
+            while owners.claimed != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
                 await trio.sleep(0.01)
 
 
@@ -314,7 +314,7 @@ async def test_a_client_that_reads_nothing_is_left_after_a_while(monkeypatch: py
     async with serving(big, owners) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(get("/"))
         with trio.fail_after(20):
-            while len(owners.by_inode) != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
+            while owners.claimed != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
                 await trio.sleep(0.01)
 
 
