@@ -87,6 +87,7 @@ class Journal:
     state: Callable[[], dict[str, Any]] | None  # what the last record of a segment says of all before
     segment_bytes: int = SEGMENT_BYTES
     bytes_written: int = 0  # since it was opened, notes included
+    synced_at: float | None = None  # when all that was written before was last synced (trio time)
     _file: _File | None = None
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
     _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
@@ -224,6 +225,7 @@ class Journal:
         if self._file is not None:
             file = self._file  # only this task closes files, so its number stays ours
             await self.offload(lambda: _sync_running(file))
+        self.synced_at = trio.current_time()
 
     async def _reserve_ahead(self) -> NoReturn:
         """Reserve where there is nothing reserved yet, and whenever half of it is written.

@@ -144,7 +144,7 @@ class Owners:
     def claim_what_is_open(self) -> None:
         """Claim what a process has before it begins: what it was started with, and what Trio has opened."""
         for found in open_fds():
-            if found.fd in self._claims and self._claims[found.fd].inode == found.inode:
+            if found.local[1] in self.ports:
                 continue
             if found.fd <= 2:
                 self.claim(found.fd, STDIO)

@@ -1,7 +1,7 @@
 """The HTTP port over real sockets: what is answered, to whom, and that no client can hold up the stop."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -318,17 +318,41 @@ async def test_a_client_that_reads_nothing_is_left_after_a_while(monkeypatch: py
                 await trio.sleep(0.01)
 
 
-async def test_a_crowd_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CLIENTS", 2)
-    async with serving(hello) as port:
-        first, second = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+async def test_a_crowd_of_clients_that_hang_is_bounded_and_keeps_nobody_from_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "CLIENTS", 3)
+    owners = Owners()
+    async with AsyncExitStack() as crowd, serving(hello, owners) as port:
+        owners.ports[port] = "server side"  # where nobody claims them: the crowd's own ends are not counted
+        begins = [_nothing, _half_a_request, _half_a_body, _half_closed]
+        for n in range(40):
+            stream = await crowd.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            with suppress(trio.BrokenResourceError):
+                await begins[n % len(begins)](stream)
+            if n % 8 == 0:
+                assert (await ask(port, get("/healthz"))).endswith(b"hello")
         await trio.testing.wait_all_tasks_blocked()
-        assert await ask(port, get("/")) == b""
-        await first.aclose()
+        held = [found.state for found in owners.sockets() if found.owner == HTTP]
+        assert len(held) <= 3 + 1  # and the listener
+        assert "CLOSE_WAIT" not in held
+
+
+async def test_clients_that_closed_their_half_and_read_nothing_are_not_in_close_wait_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "SEND_S", 0.2)
+    owners = Owners()
+    async with serving(big, owners) as port:
+        streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(5)]
+        for stream in streams:
+            await stream.send_all(get("/"))
+            await stream.send_eof()
         with trio.fail_after(20):
-            while not (await ask(port, get("/"))).endswith(b"hello"):  # noqa: ASYNC110  it happens in sockets
+            while owners.claimed != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
                 await trio.sleep(0.01)
-        await second.aclose()
+        for stream in streams:
+            await stream.aclose()
 
 
 @pytest.mark.parametrize("bytes_", [
