@@ -114,6 +114,7 @@ class Owners:
     _claims: dict[int, _Claim] = attrs.field(factory=dict)  # by fd
     _holders: dict[str, _Holder] = attrs.field(factory=dict)
     _first_seen: dict[tuple[int, _Inode], float] = attrs.field(factory=dict)
+    _placed: Counter[str] = attrs.field(factory=Counter)  # in this look
     _suspects: set[tuple[int, _Inode]] = attrs.field(factory=set)  # were without an owner at the last look of `watch`
     _leaks: set[tuple[int, _Inode]] = attrs.field(factory=set)
 
@@ -186,6 +187,7 @@ class Owners:
             del self._first_seen[key]
         self._leaks &= here
         held = {fd: name for name, holder in self._holders.items() for fd in holder.fds()}
+        self._placed.clear()
         return [(each.inode, self._named(each, held, now)) for each in found]
 
     def sockets(self) -> list[Fd]:
@@ -237,11 +239,15 @@ class Owners:
             return None
         if found.local[1] in self.ports:
             return self.ports[found.local[1]]
-        # Happy eyeballs has several sockets for one dial; until the first answers they are known by where they go.
-        for owner, port in self.dials:
-            if found.peer[1] == port or (not found.peer[1] and found.state in ("SYN_SENT", "CLOSE")):
-                return owner
-        return None
+        # Happy eyeballs has several sockets for one dial; until the first answers they are known by where they go, and
+        # those of several dials to one port are dealt out among them.
+        nowhere_yet = not found.peer[1] and found.state in ("SYN_SENT", "CLOSE")
+        owners = [owner for owner, port in self.dials if nowhere_yet or found.peer[1] == port]
+        if not owners:
+            return None
+        owner = min(owners, key=self._placed.__getitem__)
+        self._placed[owner] += 1
+        return owner
 
 
 def _is_unowned(found: Fd) -> bool:

