@@ -7,8 +7,9 @@
        ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
-A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at
-most `FINISH_S`), so that all of it takes less than ten seconds, whatever the peers do.
+A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished.
+What a slow disk takes for sealing is taken from the follower's time, so that all of it takes less than ten seconds,
+whatever the peers do.
 """
 
 import os
@@ -58,7 +59,8 @@ from collector_trio.streams.snapshots import Snapshots
 from collector_trio.streams.supervisor import Stream, Surroundings
 from collector_trio.threads import run_in_thread
 
-FINISH_S = 6.0  # for followers to store what is sealed
+FINISH_S = 6.0  # from the wish to stop until followers must have stored what is sealed; then they are killed
+LEAST_FINISH_S = 0.5  # for them alone, however long a slow disk has taken
 HEED_EVERY_S = 5.0
 
 
@@ -188,7 +190,12 @@ async def _record(
 
     logging = (config.collector.log, config.collector.log_level)
     child = FollowerChild("tables", data_dir, *logging, config.store.keep_tables_s)
-    keep = partial(child.keep, bell, finish, FINISH_S, random.Random(), log)
+    stopping_at = float("inf")
+
+    def finish_s() -> float:
+        return max(LEAST_FINISH_S, stopping_at + FINISH_S - trio.current_time())
+
+    keep = partial(child.keep, bell, finish, finish_s, random.Random(), log)
     async with trio.open_nursery() as followers:
         followers.start_soon(_keep_follower, child, keep, watchers.owners)
         with (
@@ -240,6 +247,7 @@ async def _record(
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
                     await stop.wait()
+                    stopping_at = trio.current_time()
                     supervisor.cancel_scope.cancel()
                 journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
                 recording.cancel_scope.cancel()

@@ -179,7 +179,9 @@ class Owners:
 
     def _look(self) -> list[tuple[_Inode, Fd]]:
         now = self.clock()
-        found = list(open_fds())
+        found = sorted(
+            open_fds(), key=lambda each: not each.peer[0]
+        )  # where they lead says most: see `_owner_by_place`
         here = {(each.fd, each.inode) for each in found}
         for fd in [fd for fd, claim in self._claims.items() if (fd, claim.inode) not in here]:
             del self._claims[fd]  # a REST client's block outlives its connections
