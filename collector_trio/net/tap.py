@@ -146,8 +146,14 @@ class Tap(trio.abc.Stream):
             if self._sink.on_batch(frames, received_ns):
                 self.frames_received += len(frames)
                 return
+            await self._wait_for_room(by_reader)
+
+    async def _wait_for_room(self, by_reader: bool) -> None:
+        """Wait for the sink, and look after the peer meanwhile."""
+        while True:
             with trio.move_on_after(PEER_LOOK_S):
                 await self._sink.room()
+                return
             if by_reader and self._left is None and peer_has_left(self._inner):
                 await self._take_what_is_left()
 

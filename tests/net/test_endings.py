@@ -174,7 +174,7 @@ async def test_a_peer_that_leaves_a_reader_without_room_leaves_no_socket_behind_
     monkeypatch.setattr(tap, "PEER_LOOK_S", 0.01)
     tls = (certificates.server, certificates.client) if encrypted else (None, None)
     first, rest = frame(b"first"), [b"%d" % n for n in range(1000)]
-    sink.refusals = 1
+    sink.refusals = 1000
 
     async def script(peer: Peer) -> None:
         await peer.accept()
@@ -193,6 +193,7 @@ async def test_a_peer_that_leaves_a_reader_without_room_leaves_no_socket_behind_
             await trio.sleep(0.01)
         assert not sink.frames
         await connection.send("into nothing")  # as pings are, whoever hears them
+        sink.refusals = 0
         sink.may_go_on.set()
         await trio.sleep_forever()
 
