@@ -179,9 +179,7 @@ class Owners:
 
     def _look(self) -> list[tuple[_Inode, Fd]]:
         now = self.clock()
-        found = sorted(
-            open_fds(), key=lambda each: not each.peer[0]
-        )  # where they lead says most: see `_owner_by_place`
+        found = list(open_fds())
         here = {(each.fd, each.inode) for each in found}
         for fd in [fd for fd, claim in self._claims.items() if (fd, claim.inode) not in here]:
             del self._claims[fd]  # a REST client's block outlives its connections
@@ -190,7 +188,8 @@ class Owners:
         self._leaks &= here
         held = {fd: name for name, holder in self._holders.items() for fd in holder.fds()}
         self._placed.clear()
-        return [(each.inode, self._named(each, held, now)) for each in found]
+        found.sort(key=lambda each: not each.peer[0])  # those that lead somewhere first: see `_owner_by_place`
+        return sorted(((each.inode, self._named(each, held, now)) for each in found), key=lambda named: named[1].fd)
 
     def sockets(self) -> list[Fd]:
         """Say which TCP sockets are open now."""

@@ -6,6 +6,7 @@ prints what was measured as JSON. The peers are another process, so that fds and
 What differs from a recorder: the backoff draws no delay and the dial budgets are endless, or this would take a day.
 """
 
+import gc
 import json
 import os
 import random
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from math import sqrt
@@ -43,7 +43,7 @@ LOOK_EVERY_S = 0.2
 SLOW = {"silence": 0.004, "no-answer": 0.002}  # of all dials: they cost a deadline each
 OTHERS = ("no-listener", "leaves-in-tls")
 HIDDEN = ("started", "memory", "_close_wait")
-MOST_LOOKS = 100_000
+MEMORY_EVERY = 100  # sessions
 T_95 = 2.101  # Student's t, 18 degrees of freedom: twenty blocks
 BLOCKS = 20
 
@@ -91,7 +91,7 @@ class Looks:
     unowned: int = 0
     most_time_wait: int = 0
     oldest_close_wait_s: float = 0.0
-    memory: "array[int]" = attrs.field(factory=lambda: array("q", [0]) * 2 * MOST_LOOKS)  # does not grow itself
+    memory: list[tuple[int, int, int]] = attrs.field(factory=list)  # sessions so far, resident bytes, Python's blocks
     _close_wait: dict[tuple[int, str], float] = attrs.field(factory=dict)
 
     def look(self, kept: Kept, chaos: Chaos) -> None:
@@ -107,12 +107,10 @@ class Looks:
             [self.oldest_close_wait_s, *(now - since for since in self._close_wait.values())]
         )
         self.most_time_wait = max(self.most_time_wait, time_wait(chaos.ports))
-        self.memory[2 * self.censuses : 2 * self.censuses + 2] = array("q", [kept.sessions(), resident_bytes()])
         self.censuses += 1
-
-    def memory_by_sessions(self) -> list[tuple[int, int]]:
-        """Return sessions so far and resident bytes, look by look."""
-        return list(zip(self.memory[: 2 * self.censuses : 2], self.memory[1 : 2 * self.censuses : 2], strict=True))
+        if not self.memory or kept.sessions() >= self.memory[-1][0] + MEMORY_EVERY:
+            gc.collect()  # what is garbage already is not held
+            self.memory.append((kept.sessions(), resident_bytes(), sys.getallocatedblocks()))
 
     def document(self) -> dict[str, Any]:
         return {name: value for name, value in attrs.asdict(self).items() if name not in HIDDEN}
@@ -129,7 +127,7 @@ def time_wait(ports: list[int]) -> int:
 
 
 def fit(memory: list[tuple[int, int]]) -> list[float]:
-    """Fit a line to the last half: bytes per session, and half the width of its 95 % confidence interval. Empty where
+    """Fit a line to the last half: growth per session, and half the width of its 95 % confidence interval. Empty where
     there are too few looks.
 
     By the means of twenty blocks: looks that follow one another are not independent.
@@ -143,7 +141,7 @@ def fit(memory: list[tuple[int, int]]) -> list[float]:
     y = [fmean(resident for _, resident in block) for block in blocks]
     slope, intercept = linear_regression(x, y)
     rest = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / (BLOCKS - 2)
-    return [round(slope, 1), round(T_95 * sqrt(rest / sum((a - fmean(x)) ** 2 for a in x)), 1)]
+    return [round(slope, 3), round(T_95 * sqrt(rest / sum((a - fmean(x)) ** 2 for a in x)), 3)]
 
 
 async def keep_and_cancel(stream: Stream, kept: Kept, chaos: Chaos) -> None:
@@ -181,7 +179,6 @@ async def reconnect(sessions: int, ports: list[int], tls: ssl.SSLContext, seed: 
         chaos.over, seconds = True, time.monotonic() - looks.started
         await kept.until(kept.all_live, "live in the end")
         looks.look(kept, chaos)
-        measured = looks.memory_by_sessions()
         result = {
             "seed": seed,
             "sessions": kept.sessions(),
@@ -191,8 +188,12 @@ async def reconnect(sessions: int, ports: list[int], tls: ssl.SSLContext, seed: 
             "in_the_end": in_the_end(kept, ports) | {"fds_more_than_at_first": len(os.listdir("/proc/self/fd")) - fds},
             "at_every_census": looks.document(),
             "resident_bytes_at_first": memory,
-            "resident_bytes_by_tenth": [resident for _, resident in measured[:: max(1, len(measured) // 10)]],
-            "bytes_per_session_over_the_last_half": fit(measured),
+            "resident_bytes_by_tenth": [
+                resident for _, resident, _ in looks.memory[:: max(1, len(looks.memory) // 10)]
+            ],
+            "python_blocks_by_tenth": [blocks for *_, blocks in looks.memory[:: max(1, len(looks.memory) // 10)]],
+            "bytes_per_session_over_the_last_half": fit([(n, resident) for n, resident, _ in looks.memory]),
+            "python_blocks_per_session_over_the_last_half": fit([(n, blocks) for n, _, blocks in looks.memory]),
             "ended": dict(sum((stream.ended for stream in kept.streams), Counter())),
             "ways": dict(sorted(chaos.ways.items())),
             "leaked": dict(kept.owners.leaked),

@@ -33,6 +33,8 @@ CONTRACT = {
     "collector_resident_memory_bytes": set(),
     "collector_continuity_divergence": set(),
     "collector_books": {"exchange", "market", "state"},
+    "collector_open_fds": {"owner"},
+    "collector_leaked_fds_total": {"kind"},
 }
 
 
