@@ -7,8 +7,9 @@
        ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
-A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at
-most `FINISH_S`), so that all of it takes less than ten seconds, whatever the peers do.
+A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished.
+What a slow disk takes for sealing is taken from the follower's time, so that all of it takes less than ten seconds,
+whatever the peers do.
 """
 
 import os
@@ -56,8 +57,10 @@ from collector_trio.streams.markets import keep_markets, rest_url
 from collector_trio.streams.session import Session
 from collector_trio.streams.snapshots import Snapshots
 from collector_trio.streams.supervisor import Stream, Surroundings
+from collector_trio.threads import run_in_thread
 
-FINISH_S = 6.0  # for followers to store what is sealed
+FINISH_S = 6.0  # from the wish to stop until followers must have stored what is sealed; then they are killed
+LEAST_FINISH_S = 0.5  # for them alone, however long a slow disk has taken
 HEED_EVERY_S = 5.0
 
 
@@ -127,8 +130,10 @@ async def run(
     stop, signalled = trio.Event() if stop is None else stop, trio.Event()
     install_resolver()
     log: FilteringBoundLogger = structlog.get_logger()
-    with lock_data_dir(config.collector.data_dir):
-        owners = owners or Owners()
+    owners = owners or Owners()
+    owners.claim_what_is_open()
+    with lock_data_dir(config.collector.data_dir) as lock, owners.owning("lock") as held:
+        held.add(lock)
         async with open_port(config.http.listen, owners) as port, trio.open_nursery() as root:
             await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
@@ -185,21 +190,30 @@ async def _record(
 
     logging = (config.collector.log, config.collector.log_level)
     child = FollowerChild("tables", data_dir, *logging, config.store.keep_tables_s)
+    stopping_at = float("inf")
+
+    def finish_s() -> float:
+        return max(LEAST_FINISH_S, stopping_at + FINISH_S - trio.current_time())
+
+    keep = partial(child.keep, bell, finish, finish_s, random.Random(), log)
     async with trio.open_nursery() as followers:
-        followers.start_soon(child.keep, bell, finish, FINISH_S, random.Random(), log)
-        with open_journal(
-            data_dir,
-            recovered.numbers,
-            clock=clock.now,
-            segment_s=config.store.segment_s,
-            sync_every_s=config.store.sync_every_s,
-            offload=in_thread(trio.CapacityLimiter(1)),
-            on_sealed=on_sealed,
-            on_refusal=partial(_say_refusal, log),
-            on_unreserved=partial(_say_unreserved, log),
-            on_note=live.on_note,
-            state=live.continuity.dump,
-        ) as journal:
+        followers.start_soon(_keep_follower, child, keep, watchers.owners)
+        with (
+            open_journal(
+                data_dir,
+                recovered.numbers,
+                clock=clock.now,
+                segment_s=config.store.segment_s,
+                sync_every_s=config.store.sync_every_s,
+                offload=in_thread(trio.CapacityLimiter(1)),
+                on_sealed=on_sealed,
+                on_refusal=partial(_say_refusal, log),
+                on_unreserved=partial(_say_unreserved, log),
+                on_note=live.on_note,
+                state=live.continuity.dump,
+            ) as journal,
+            watchers.owners.holding("journal", journal.fds),
+        ):
             _note_start(journal, recovered, config)
             log.info("recording", data_dir=str(data_dir), pid=os.getpid(), version=__version__)
             async with trio.open_nursery() as recording:
@@ -233,6 +247,7 @@ async def _record(
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
                     await stop.wait()
+                    stopping_at = trio.current_time()
                     supervisor.cancel_scope.cancel()
                 journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
                 recording.cancel_scope.cancel()
@@ -244,8 +259,15 @@ async def _record(
     return Report(started_ns, clock.now(), tuple(streams), frames_left, first_segment, signalled=False)
 
 
+async def _keep_follower(child: FollowerChild, keep: Callable[[], Awaitable[None]], owners: Owners) -> None:
+    """Keep one follower; the pipe to its process is its own."""
+    with owners.holding(f"follower {child.name}", child.fds, lambda: child.pid):
+        await keep()
+
+
 def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
     nursery.start_soon(_watching, log, observer.run)
+    nursery.start_soon(_watching, log, partial(watchers.owners.watch, log))
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
@@ -285,7 +307,7 @@ def _space(config: Config, floor: Floor, journal: Journal, log: FilteringBoundLo
         floor=floor,
         keep=config.store.keep_journal,
         confirmed=lambda: load_cursor(config.collector.data_dir).segment,
-        offload=in_thread(trio.CapacityLimiter(1)),
+        offload=in_thread(trio.CapacityLimiter(1), "space"),
         now_s=time.time,
         on_trouble=lambda reason: log.warning("kept journal not tidied", reason=reason),
     )
@@ -373,6 +395,6 @@ async def _heed(data_dir: Path, live: Live, journal: Journal) -> None:
     """Hear what the follower has found out: it reads what the recorder only passes on."""
     limiter = trio.CapacityLimiter(1)
     while True:
-        head = await trio.to_thread.run_sync(load_head, data_dir, limiter=limiter)
+        head = await run_in_thread("follower cursor", limiter, partial(load_head, data_dir))
         live.heed(head.totals.get("unreadable", {}), journal)
         await trio.sleep(HEED_EVERY_S)

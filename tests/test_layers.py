@@ -16,7 +16,7 @@ PACKAGE = Path(collector_trio.__file__).parent
 # nothing of our decoding, so that it can contradict it.
 LAYERS = [
     {"__init__", "errors"},
-    {"instruments", "tables", "clock", "garbage"},
+    {"instruments", "tables", "clock", "garbage", "threads"},
     {"config_values"},
     {"config_source"},
     {"config"},
@@ -164,7 +164,7 @@ def test_only_net_the_census_and_the_simulator_import_socket() -> None:
         for layer, path in modules()
         if any(name.split(".")[0] == "socket" for name in imports(path))
     }
-    assert users <= {"net", "sim", "ops/census.py"}  # which opens none: it asks the kernel about those there are
+    assert users <= {"net", "sim", "ops/fds.py"}  # which opens none: it asks the kernel about those there are
 
 
 def test_the_recorder_never_imports_pyarrow() -> None:

@@ -91,6 +91,7 @@ def _parts(document: Document) -> Iterator[RenderableType]:
     yield _streams(document)
     yield ""
     yield from _sockets(document["sockets"])
+    yield _fds(document["fds"])
     yield ""
     yield from _storage(document)
     yield _gaps(document["gaps"])
@@ -126,14 +127,25 @@ def _sockets(sockets: Document) -> Iterator[RenderableType]:
     yield (
         f"{sockets['open']} sockets; {sockets['sessions_open']} of {sockets['sessions_planned']} sessions open{unowned}"
     )
-    table = Table("sockets of", "states", box=None, pad_edge=False)
+    table = Table("sockets of", "states", "peers", "oldest", box=None, pad_edge=False)
     for owner, states in sockets["by_owner"].items():
+        owned = [socket for socket in sockets["sockets"] if socket["owner"] == owner]
+        peers = list(dict.fromkeys(socket["peer"] or f"listens on {socket['local']}" for socket in owned))
         table.add_row(
             Text(owner, "bold red" if owner == "none" else ""),
             ", ".join(f"{count} {state}" for state, count in states.items()),
+            _some(peers, 3),
+            duration(max(socket["age_s"] for socket in owned)),
         )
     if sockets["by_owner"]:
         yield table
+
+
+def _fds(fds: Document) -> str:
+    """Say what else is open, and what has leaked."""
+    others = ", ".join(f"{owner} {count}" for owner, count in fds["by_owner"].items())
+    leaked = "".join(f"; LEAKED so far: {count} {kind}" for kind, count in fds["leaked"].items())
+    return f"{fds['open']} other file descriptors: {others}{leaked}"
 
 
 def _storage(document: Document) -> Iterator[RenderableType]:
@@ -190,6 +202,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

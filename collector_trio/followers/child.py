@@ -7,6 +7,7 @@ when its standard input does, after finishing what is sealed. Should the recorde
 
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
 
@@ -48,11 +49,22 @@ class FollowerChild:
     keep_tables_s: float | None = None  # forever
     pid: int | None = None
     restarts: int = 0
+    _stdin: trio.abc.SendStream | None = None
+
+    def fds(self) -> list[int]:
+        """Return the descriptors of the pipe to the child."""
+        stdin = self._stdin
+        return [stdin.fileno()] if isinstance(stdin, trio.lowlevel.FdStream) and stdin.fileno() >= 0 else []
 
     async def keep(
-        self, bell: Bell, stop: trio.Event, finish_s: float, random_: random.Random, log: FilteringBoundLogger
+        self,
+        bell: Bell,
+        stop: trio.Event,
+        finish_s: Callable[[], float],
+        random_: random.Random,
+        log: FilteringBoundLogger,
     ) -> None:
-        """Keep the child running until `stop`; then let it finish for at most `finish_s` seconds and return."""
+        """Keep the child running until `stop`; then let it finish for at most `finish_s()` seconds and return."""
         delays = backoff(random_)
         while True:  # once more after a stop that came while it was down: what is sealed wants to be stored
             started = trio.current_time()
@@ -70,7 +82,7 @@ class FollowerChild:
             with trio.move_on_after(delay_s):
                 await stop.wait()
 
-    async def _run_once(self, bell: Bell, stop: trio.Event, finish_s: float) -> int | None:
+    async def _run_once(self, bell: Bell, stop: trio.Event, finish_s: Callable[[], float]) -> int | None:
         """Run one process from its start to its end; whatever ends this, the process is gone."""
         command = [sys.executable, "-m", "collector_trio", "follow", "--data-dir", str(self.data_dir)]
         command += ["--log", self.log_form, "--log-level", self.log_level]
@@ -78,7 +90,7 @@ class FollowerChild:
             command += ["--keep-tables", f"{self.keep_tables_s:f}s"]
         process = await trio.lowlevel.open_process(command, stdin=PIPE, start_new_session=True)
         assert process.stdin is not None
-        self.pid = process.pid
+        self.pid, self._stdin = process.pid, process.stdin
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell, process.stdin, bell)
@@ -86,11 +98,11 @@ class FollowerChild:
                 await process.wait()
                 nursery.cancel_scope.cancel()
             await process.stdin.aclose()
-            with trio.move_on_after(finish_s):
+            with trio.move_on_after(finish_s()):
                 await process.wait()
             return process.returncode
         finally:
-            self.pid = None
+            self.pid = self._stdin = None
             with trio.move_on_after(KILL_S, shield=True):
                 await process.stdin.aclose()
                 if process.returncode is None:

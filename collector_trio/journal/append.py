@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ from collector_trio.journal.segments import (
     sync_folder,
     write_whole,
 )
+from collector_trio.threads import run_in_thread
 
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
@@ -42,13 +44,9 @@ MAX_WAITING_NOTES = 100_000  # while the disk is full: weeks of sessions that be
 Offload = Callable[[Callable[[], None]], Awaitable[None]]
 
 
-def in_thread(limiter: trio.CapacityLimiter) -> Offload:
-    """Run blocking work in a thread that only the journal uses: abandoned DNS look-ups cannot starve it."""
-
-    async def offload(work: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(work, limiter=limiter)
-
-    return offload
+def in_thread(limiter: trio.CapacityLimiter, owner: str = "journal") -> Offload:
+    """Run blocking work in a thread that only its owner uses: abandoned DNS look-ups cannot starve it."""
+    return partial(run_in_thread, owner, limiter)
 
 
 @attrs.define
@@ -89,6 +87,7 @@ class Journal:
     state: Callable[[], dict[str, Any]] | None  # what the last record of a segment says of all before
     segment_bytes: int = SEGMENT_BYTES
     bytes_written: int = 0  # since it was opened, notes included
+    synced_at: float | None = None  # when all that was written before was last synced (trio time)
     _file: _File | None = None
     _empty: _File | None = None  # a segment whose head could not be written yet
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
@@ -121,6 +120,11 @@ class Journal:
         """Wait until batches are accepted again."""
         if self._refused_since_ns is not None:
             await self._room.wait()
+
+    def fds(self) -> list[int]:
+        """Return the descriptors of the running segment, and of those that are sealed and not finished yet."""
+        files = [*self._full] if self._file is None else [self._file, *self._full]
+        return [file.fd for file in files if not file.closed]
 
     @property
     def is_refusing(self) -> bool:
@@ -221,6 +225,7 @@ class Journal:
         if self._file is not None:
             file = self._file  # only this task closes files, so its number stays ours
             await self.offload(lambda: _sync_running(file))
+        self.synced_at = trio.current_time()
 
     async def _reserve_ahead(self) -> NoReturn:
         """Reserve where there is nothing reserved yet, and whenever half of it is written.

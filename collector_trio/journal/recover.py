@@ -46,9 +46,11 @@ class Recovered:
 
 
 @contextmanager
-def lock_data_dir(data_dir: Path) -> Iterator[None]:
-    """Hold `data_dir` for this process. Raises DataDirInUse at once when another collector holds it, and CollectorError
-    where no folder can be made, or nothing written into one.
+def lock_data_dir(data_dir: Path) -> Iterator[int]:
+    """Hold `data_dir` for this process, by the file descriptor that is yielded.
+
+    Raises DataDirInUse at once when another collector holds it, and CollectorError where no folder can be made, or
+    nothing written into one.
     """
     try:
         for folder in (data_dir, state_dir(data_dir), journal_dir(data_dir)):
@@ -66,7 +68,7 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         os.ftruncate(fd, 0)
         with suppress(OSError):  # for people; a full disk is no reason not to begin
             os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

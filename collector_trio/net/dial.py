@@ -21,6 +21,7 @@ TCP_S = 10.0  # the look-up and all addresses that are tried
 PROXY_S = 10.0
 TLS_S = 10.0
 LOOKUPS = 8
+_LEFT = (7, 8)  # CLOSE (reset) and CLOSE_WAIT, in the kernel's numbers
 
 
 class Connector(Protocol):
@@ -94,6 +95,14 @@ def transport_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
     while isinstance(stream, TlsStream):
         stream = stream.transport_stream
     return stream.socket if isinstance(stream, trio.SocketStream) else None
+
+
+def peer_has_left(stream: trio.abc.Stream) -> bool:
+    """Tell from the kernel's state of the connection, without reading, that the peer has closed or reset it."""
+    sock = transport_socket(stream)
+    if sock is None or sock.fileno() < 0:
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
 
 
 def describe(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 trio-websocket's reader task pulls. What one read of the socket brought is one batch with one receive time; no queue
 stands between the socket and the sink. When the sink has no room nothing is read, so TCP pushes back (and pings wait,
-like everything else).
+like everything else). A peer that leaves meanwhile would keep its socket in CLOSE_WAIT until there is room: so that is
+looked for, what it has sent is read to its end (no more than the kernel held), and the socket is closed at once.
 
 The tap is also where a connection ends. trio-websocket has many ways of noticing an end, and in some of them its reader
 task just stops (0.12.2: `wrap_client_stream` then waits for ever). So every ending comes out of the tap as
@@ -11,17 +12,19 @@ The first ending is the verdict; later ones repeat it.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
 from collector_trio.errors import ConnectionEnded
-from collector_trio.net.dial import describe
+from collector_trio.net.dial import describe, peer_has_left
 from collector_trio.net.frames import MAX_MESSAGE_BYTES, FrameSplitter
 
 RECEIVE_BYTES = 262_144  # what one read brings is one batch; TLS brings a quarter of that at most
 SEND_S = 10.0
+PEER_LOOK_S = 1.0
 MAX_HEAD_BYTES = 16_384  # h11's limit, too
 
 _HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare newlines, so we must
@@ -80,6 +83,7 @@ class Tap(trio.abc.Stream):
         self._behind_head = b""
         self._rest = b""  # for trio-websocket
         self._received_ns = 0
+        self._left: deque[bytes | BaseException] | None = None  # what a peer that has left had sent, and how that ended
 
     def open(self) -> None:
         """Let messages through: the block of `connect` runs."""
@@ -92,7 +96,7 @@ class Tap(trio.abc.Stream):
     @property
     def may_say_goodbye(self) -> bool:
         """Whether a close frame still makes sense to the peer: it has not left, and our last message went out whole."""
-        stays = self.verdict is None or self.verdict.reason == "protocol"
+        stays = self._left is None and (self.verdict is None or self.verdict.reason == "protocol")
         return self._opened.is_set() and stays and not self._splitter.close and not self._cut_short
 
     def ended(self, reason: str, detail: str) -> ConnectionEnded:
@@ -132,17 +136,45 @@ class Tap(trio.abc.Stream):
         self._rest = self._rest[len(data) :]
         return data
 
-    async def offer(self, frames: list[bytes]) -> None:
-        """Give a batch to the sink, with the time of the latest read, waiting for room as often as it takes."""
+    async def offer(self, frames: list[bytes], *, by_reader: bool = False) -> None:
+        """Give a batch to the sink, with the time of the latest read, waiting for room as often as it takes.
+
+        `by_reader`: nobody else reads meanwhile.
+        """
         received_ns = self._received_ns
         while not self._leaving:
             if self._sink.on_batch(frames, received_ns):
                 self.frames_received += len(frames)
                 return
-            await self._sink.room()
+            await self._wait_for_room(by_reader)
+
+    async def _wait_for_room(self, by_reader: bool) -> None:
+        """Wait for the sink, and look after the peer meanwhile."""
+        while True:
+            with trio.move_on_after(PEER_LOOK_S):
+                await self._sink.room()
+                return
+            if by_reader and self._left is None and peer_has_left(self._inner):
+                await self._take_what_is_left()
+
+    async def _take_what_is_left(self) -> None:
+        """Read what a peer that has left had sent before, and close the socket."""
+        left: deque[bytes | BaseException] = deque()
+        with trio.CancelScope(shield=True):  # its end is there already: nothing is waited for
+            try:
+                while data := await self._inner.receive_some(RECEIVE_BYTES):
+                    left.append(bytes(data))
+                left.append(b"")
+            except (trio.BrokenResourceError, OSError) as error:
+                left.append(error)
+            await trio.aclose_forcefully(self._inner)
+        self._left = left
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send within `SEND_S` seconds. Raises `ConnectionEnded`: `timeout`, `reset`."""
+        if self._left is not None:
+            await trio.lowlevel.checkpoint()
+            return  # nobody hears it; the end comes out once what came before has been taken
         if self._cut_short:
             raise self.ended("timeout", "an earlier message was cut short")
         self._cut_short = True
@@ -168,7 +200,7 @@ class Tap(trio.abc.Stream):
 
     async def _read(self) -> bytes:
         try:
-            data = await self._inner.receive_some(RECEIVE_BYTES)
+            data = await self._receive_or_left()
         except trio.ClosedResourceError:
             if self._leaving:
                 return b""
@@ -184,11 +216,20 @@ class Tap(trio.abc.Stream):
             raise self.ended("eof", where or "the peer closed the connection without a close frame")
         return bytes(data)
 
+    async def _receive_or_left(self) -> bytes | bytearray:
+        if not self._left:
+            return await self._inner.receive_some(RECEIVE_BYTES)
+        await trio.lowlevel.checkpoint()
+        found = self._left.popleft()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
     async def _divide(self, data: bytes) -> bytes:
         """Send messages to the sink and return the rest."""
         messages, rest = self._splitter.feed(data)
         if messages:
-            await self.offer(messages)
+            await self.offer(messages, by_reader=True)
         return rest
 
     def _pass_head(self, data: bytes) -> bytes:

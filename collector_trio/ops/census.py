@@ -1,45 +1,73 @@
-"""The socket census: every TCP socket of this process, its state as the kernel has it, and the scope that owns it.
+"""The census: every file descriptor of this process, and the scope that owns it.
 
-Connections are scopes, so an owner is a `with` block: what is dialled inside it is its own, until the block is left. A
-socket that is still there afterwards, or that nobody said was theirs, has no owner (`NOBODY`): that is a leak, by
-definition.
+Connections are scopes, so an owner is a `with` block: what is dialled inside it is its own, until the block is left.
+What else is open has an owner as well: the journal's segment, the lock, a follower's pipe, what Trio itself needs, what
+we were started with. What is still there when its block is left, or that nobody said was theirs, has no owner
+(`NOBODY`): that is a leak, by definition.
 
-The kernel is asked about our own file descriptors one by one, not for its table of all connections (/proc/net/tcp): 50
-sockets cost 0.7 ms, however many the rest of the machine has, and a socket that was reset (CLOSE), which that table
-does not list, is seen too.
+Between `accept` and the line that claims what was accepted there is a turn for other tasks, and threads open files as
+they please. So what was never claimed has to be there at two looks in a row before it is called a leak; until then it
+is `UNCLAIMED`. What a block has left behind is a leak at the first look.
 """
 
-import os
-import socket
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
 
 import attrs
 import trio
+from structlog.typing import FilteringBoundLogger
 
 from collector_trio.net.dial import tcp, transport_socket
+from collector_trio.ops.fds import TCP, OpenFd, inode_of, is_inherited, open_fds, process_of, target_of, written
+from collector_trio.threads import thread_works
 
-# In the kernel's order, from 1: https://github.com/torvalds/linux/blob/master/include/net/tcp_states.h
-STATES = (
-    "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK",
-    "LISTEN", "CLOSING", "NEW_SYN_RECV",
-)  # fmt: skip
 NOBODY = "none"
+UNCLAIMED = "unclaimed"
 HTTP = "http"
 REST = "rest"
-_DNS_PORT = 53  # the C library asks over TCP when an answer is too long for UDP
+STDIO = "stdio"
+TRIO = "trio"
+INHERITED = "inherited"
+LOOK_EVERY_S = 5.0
+_DNS_PORT = 53
+_DNS_KINDS = ("udp", "netlink")  # what a look-up in a thread has open; nothing else here uses them
+_TRIO_KINDS = ("eventpoll", "unix")  # it waits by the one, and is woken through the other
+
+_Inode = tuple[int, int]
 
 
 @attrs.frozen
-class TcpSocket:
-    """One file descriptor that is a TCP socket. `peer` is empty where it is connected to nobody."""
+class Fd:
+    """One open file descriptor. `kind` as in `OpenFd`; `state`, `local` and `peer` are empty where there are none.
+
+    `age_s`: since it was claimed, or first seen. `left_by`: the owner whose block is over, of what was left behind.
+    """
 
     fd: int
+    kind: str
     state: str
     owner: str
     local: str
     peer: str
+    age_s: float
+    left_by: str = ""
+
+
+@attrs.define(eq=False)
+class _Claim:
+    owner: str
+    inode: _Inode
+    since: float
+    is_held: bool = True
+
+
+@attrs.frozen
+class _Holder:
+    fds: Callable[[], Iterable[int]]
+    child: Callable[[], int | None]
 
 
 @attrs.define
@@ -48,13 +76,11 @@ class Owned:
 
     name: str
     _owners: "Owners"
-    _inodes: set[int] = attrs.field(factory=set)
+    _claims: dict[int, _Claim] = attrs.field(factory=dict)
 
     def add(self, fd: int) -> None:
-        """Say that the socket `fd` belongs to this block."""
-        inode = os.fstat(fd).st_ino
-        self._inodes.add(inode)
-        self._owners.by_inode[inode] = self.name
+        """Say that `fd` belongs to this block."""
+        self._claims[fd] = self._owners.claim(fd, self.name)
 
     async def dial(self, host: str, port: int) -> trio.abc.Stream:
         """Open a TCP connection that belongs to this block, the attempts on the way included. Raises OSError."""
@@ -71,19 +97,28 @@ class Owned:
 
     def release(self) -> None:
         """Give everything up: what is still open from now on is a leak."""
-        for inode in self._inodes:
-            self._owners.by_inode.pop(inode, None)
+        for fd, claim in self._claims.items():
+            self._owners.give_up(fd, claim)
 
 
 @attrs.define
 class Owners:
-    """Who owns which socket. `ports`: whose the sockets on a local port are, where that is not ours to count (the
-    simulated exchanges of a demo).
+    """Who owns what. `ports`: whose the sockets on a local port are, where that is not ours to count (the simulated
+    exchanges of a demo). `clock`: seconds, for ages.
     """
 
     ports: dict[int, str] = attrs.field(factory=dict)
-    by_inode: dict[int, str] = attrs.field(factory=dict)
+    clock: Callable[[], float] = trio.current_time
     dials: list[tuple[str, int]] = attrs.field(factory=list)  # owner and port of those in progress
+    leaked: Counter[str] = attrs.field(factory=Counter)  # found so far, by kind
+    _claims: dict[int, _Claim] = attrs.field(factory=dict)  # by fd
+    _holders: dict[str, _Holder] = attrs.field(factory=dict)
+    _first_seen: dict[tuple[int, _Inode], float] = attrs.field(factory=dict)
+    _placed: Counter[str] = attrs.field(factory=Counter)  # in this look
+    _suspects: set[tuple[int, _Inode]] = attrs.field(factory=set)  # were without an owner at the last look of `watch`
+    _leaks: set[tuple[int, _Inode]] = attrs.field(factory=set)
+
+    # Claiming
 
     @contextmanager
     def owning(self, name: str) -> Iterator[Owned]:
@@ -94,62 +129,142 @@ class Owners:
         finally:
             owned.release()
 
-    def census(self) -> list[TcpSocket]:
-        """Count the TCP sockets of this process."""
-        found, alive = [], set()
-        for fd, inode in _socket_fds():
-            alive.add(inode)
-            seen = _ask_kernel(fd)
-            if seen is not None:
-                state, local, peer = seen
-                owner = self.by_inode.get(inode) or self._owner_by_place(state, local, peer)
-                found.append(TcpSocket(fd, state, owner, _written(local), _written(peer)))
-        for inode in self.by_inode.keys() - alive:  # a REST client's block outlives its connections
-            del self.by_inode[inode]
-        return found
+    @contextmanager
+    def holding(
+        self, name: str, fds: Callable[[], Iterable[int]], child: Callable[[], int | None] = lambda: None
+    ) -> Iterator[None]:
+        """Open the block of who has other descriptors every now and then, and says which when asked. What stands for
+        its child process (a pidfd) is its own, too.
+        """
+        self._holders[name] = _Holder(fds, child)
+        try:
+            yield
+        finally:
+            del self._holders[name]
 
-    def _owner_by_place(self, state: str, local: tuple[str, int], peer: tuple[str, int]) -> str:
-        if local[1] in self.ports:
-            return self.ports[local[1]]
-        if peer[1] == _DNS_PORT:
-            return "dns"
-        # Happy eyeballs has several sockets for one dial; until the first answers they are known by where they go.
-        for owner, port in self.dials:
-            if peer[1] == port or (not peer[1] and state in ("SYN_SENT", "CLOSE")):
-                return owner
-        return NOBODY
+    def claim_what_is_open(self) -> None:
+        """Claim what a process has before it begins: what it was started with, and what Trio has opened."""
+        for found in open_fds():
+            if found.local[1] in self.ports:
+                continue
+            if found.fd <= 2:
+                self.claim(found.fd, STDIO)
+            elif found.kind in _TRIO_KINDS and not is_inherited(found.fd):
+                self.claim(found.fd, TRIO)
+            else:
+                self.claim(found.fd, INHERITED)
 
+    def claim(self, fd: int, name: str) -> _Claim:
+        """Say that `fd` belongs to `name`."""
+        claim = _Claim(name, inode_of(fd) or (0, 0), self.clock())
+        self._claims[fd] = claim
+        return claim
 
-def _socket_fds() -> Iterator[tuple[int, int]]:
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the folder's own fd is gone by now
-            status = os.fstat(int(name))
-            if stat.S_ISSOCK(status.st_mode):
-                yield int(name), status.st_ino
+    def give_up(self, fd: int, claim: _Claim) -> None:
+        """Say that what was claimed should be closed by now; what is not has been left behind."""
+        claim.is_held = False
+        if self._claims.get(fd) is claim and inode_of(fd) != claim.inode:
+            del self._claims[fd]
 
+    @property
+    def claimed(self) -> int:
+        """Count what is claimed by blocks that run."""
+        return sum(claim.is_held for claim in self._claims.values())
 
-def _ask_kernel(fd: int) -> tuple[str, tuple[str, int], tuple[str, int]] | None:
-    """Return state, local address and peer of a TCP socket; None for another kind."""
-    try:
-        borrowed = socket.socket(fileno=fd)  # asks the kernel for the family and protocol
-    except OSError:
-        return None
-    try:
-        if borrowed.proto != socket.IPPROTO_TCP or borrowed.family not in (socket.AF_INET, socket.AF_INET6):
+    # Looking
+
+    def census(self) -> list[Fd]:
+        """Say what is open now, and whose it is."""
+        return [found for _, found in self._look()]
+
+    def _look(self) -> list[tuple[_Inode, Fd]]:
+        now = self.clock()
+        found = list(open_fds())
+        here = {(each.fd, each.inode) for each in found}
+        for fd in [fd for fd, claim in self._claims.items() if (fd, claim.inode) not in here]:
+            del self._claims[fd]  # a REST client's block outlives its connections
+        for key in self._first_seen.keys() - here:
+            del self._first_seen[key]
+        self._leaks &= here
+        held = {fd: name for name, holder in self._holders.items() for fd in holder.fds()}
+        self._placed.clear()
+        found.sort(key=lambda each: not each.peer[0])  # those that lead somewhere first: see `_owner_by_place`
+        return sorted(((each.inode, self._named(each, held, now)) for each in found), key=lambda named: named[1].fd)
+
+    def sockets(self) -> list[Fd]:
+        """Say which TCP sockets are open now."""
+        return [found for found in self.census() if found.kind == TCP]
+
+    def find_leaks(self) -> list[Fd]:
+        """Look, and return what is without an owner at two looks in a row, once each."""
+        unowned = {(each.fd, inode): each for inode, each in self._look() if _is_unowned(each)}
+        found = [key for key in unowned if key in self._suspects and key not in self._leaks]
+        self._suspects = set(unowned)
+        self._leaks |= set(found)
+        self.leaked.update(unowned[key].kind for key in found)
+        return [attrs.evolve(unowned[key], owner=NOBODY) for key in found]
+
+    async def watch(self, log: FilteringBoundLogger) -> NoReturn:
+        """Look for leaks every few seconds until cancelled, and say of each all that is known."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            for leak in self.find_leaks():
+                log.error("leak: no scope owns this file descriptor", **_facts(leak))
+
+    def _named(self, found: OpenFd, held: Mapping[int, str], now: float) -> Fd:
+        key = found.fd, found.inode
+        claim = self._claims.get(found.fd)
+        since = self._first_seen.setdefault(key, now) if claim is None else claim.since
+        left_by = ""
+        if claim is not None and claim.is_held:
+            owner = claim.owner
+        elif claim is not None:
+            owner, left_by = NOBODY, claim.owner
+        elif found.fd in held:
+            owner = held[found.fd]
+        else:
+            owner = self._owner_by_place(found, since) or (NOBODY if key in self._leaks else UNCLAIMED)
+        local, peer = written(found.local), written(found.peer)
+        return Fd(found.fd, found.kind, found.state, owner, local, peer, round(now - since, 3), left_by)
+
+    def _owner_by_place(self, found: OpenFd, since: float) -> str | None:
+        """Return whose it must be, by what it is and where it leads."""
+        if found.kind in ("file", "folder"):
+            return next((work.owner for work in thread_works() if work.since <= since), None)
+        if found.kind == "pidfd":
+            pid = process_of(found.fd)
+            return next((name for name, holder in self._holders.items() if pid and holder.child() == pid), None)
+        if found.kind in _DNS_KINDS or found.peer[1] == _DNS_PORT:
+            return "dns"  # the C library asks over TCP when an answer is too long for UDP
+        if found.kind != TCP:
             return None
-        number = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        local, peer = borrowed.getsockname()[:2], ("", 0)
-        with suppress(OSError):
-            peer = borrowed.getpeername()[:2]
-        return STATES[number - 1], local, peer
-    except OSError:
-        return None
-    finally:
-        borrowed.detach()
+        if found.local[1] in self.ports:
+            return self.ports[found.local[1]]
+        # Happy eyeballs has several sockets for one dial; until the first answers they are known by where they go, and
+        # those of several dials to one port are dealt out among them.
+        nowhere_yet = not found.peer[1] and found.state in ("SYN_SENT", "CLOSE")
+        owners = [owner for owner, port in self.dials if nowhere_yet or found.peer[1] == port]
+        if not owners:
+            return None
+        owner = min(owners, key=self._placed.__getitem__)
+        self._placed[owner] += 1
+        return owner
 
 
-def _written(address: tuple[str, int]) -> str:
-    host, port = address
-    if not host:
-        return ""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _is_unowned(found: Fd) -> bool:
+    return found.owner in (NOBODY, UNCLAIMED)
+
+
+def _facts(leak: Fd) -> dict[str, object]:
+    first_seen = datetime.now(UTC) - timedelta(seconds=leak.age_s)
+    return {
+        "fd": leak.fd,
+        "kind": leak.kind,
+        "target": target_of(leak.fd),
+        "left_by": leak.left_by or None,
+        "state": leak.state or None,
+        "local": leak.local or None,
+        "peer": leak.peer or None,
+        "age_s": leak.age_s,
+        "first_seen": first_seen.isoformat(timespec="milliseconds"),
+    }

@@ -3,7 +3,8 @@
 hypercorn sends under a shield: a client that asks and does not read would hold its task, and with it our stop, for as
 long as it likes. So each connection is a stream of ours with a deadline for every send, and whoever leaves `serve`
 closes all sockets first and waits for the tasks then: a task whose socket is closed has nothing to wait for. What a
-client may take: `CLIENTS` connections at a time, `IDLE_S` until a request is whole, `SEND_S` to read the answer.
+client may take: `IDLE_S` until a request is whole, `SEND_S` to read the answer. Of more than `CLIENTS` connections the
+oldest is closed, so that a crowd of clients that hang keeps nobody else from an answer.
 """
 
 import errno
@@ -95,7 +96,7 @@ async def serve(port: Port, site: ASGIApp, owners: Owners, log: FilteringBoundLo
     """Answer on `port` until cancelled; then every socket, the listeners included, is closed before anything is waited
     for.
     """
-    clients: set[trio.SocketStream] = set()
+    clients: dict[trio.SocketStream, None] = {}  # the oldest first
     answer = _Answerer(_guarded(site, port.host, log), clients, log)
     async with trio.open_nursery() as nursery:
         try:
@@ -146,24 +147,27 @@ class _Answerer:
     """Lets hypercorn speak on one connection, which is closed when that is over, whatever ends it."""
 
     app: ASGIApp
-    clients: set[trio.SocketStream]
+    clients: dict[trio.SocketStream, None]
     log: FilteringBoundLogger
     config: HypercornConfig = attrs.field(factory=_configured)
     context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None))
 
     async def __call__(self, stream: trio.SocketStream, owned: Owned) -> None:
-        self.clients.add(stream)
+        self.clients[stream] = None
+        if len(self.clients) > CLIENTS:
+            oldest = next(iter(self.clients))
+            del self.clients[oldest]
+            oldest.socket.close()  # its task notices
         try:
-            if len(self.clients) <= CLIENTS:
-                app = ASGIWrapper(self.app)  # type: ignore[arg-type]  # its own, stricter name for the same thing
-                client: Any = _Client(stream)  # it wants an SSLStream, and takes what has a socket
-                await _Server(app, self.config, self.context, ConnectionState({}), client)
+            app = ASGIWrapper(self.app)  # type: ignore[arg-type]  # its own, stricter name for the same thing
+            client: Any = _Client(stream)  # it wants an SSLStream, and takes what has a socket
+            await _Server(app, self.config, self.context, ConnectionState({}), client)
         except Exception:  # whatever a client sent, it ends this connection and nothing else
             self.log.debug("http connection failed", exc_info=True)
         finally:
             stream.socket.close()
             owned.release()
-            self.clients.discard(stream)
+            self.clients.pop(stream, None)
 
 
 class _Server(TCPServer):

@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from collector_trio.ops.census import HTTP, NOBODY, REST, STATES
+from collector_trio.ops.census import HTTP, NOBODY, REST
+from collector_trio.ops.fds import STATES, TCP
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.status import Status, market_of
 
@@ -82,6 +83,14 @@ def _sockets(status: Status) -> Iterator[Metric]:
         ["state", "owner"],
         {(state, owner): status.sockets.by_owner.get(owner, {}).get(state, 0) for owner in owners for state in STATES},
     )
+    yield _gauges(
+        "open_fds", 'File descriptors but TCP sockets, by the scope that owns them; owner="none" is a leak.', ["owner"],
+        {(owner,): count for owner, count in ({NOBODY: 0} | status.fds.by_owner).items()},
+    )  # fmt: skip
+    yield _counters(
+        "leaked_fds", "File descriptors found without an owner.", ["kind"],
+        {(kind,): count for kind, count in ({TCP: 0} | status.fds.leaked).items()},
+    )  # fmt: skip
     sessions: dict[tuple[str, ...], float] = {}
     for stream in status.streams:
         key = (stream.exchange, market_of(stream))

@@ -8,6 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any, NoReturn
@@ -24,10 +25,12 @@ from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal
 from collector_trio.journal.segments import journal_dir
 from collector_trio.journal.space import Floor, free_bytes
-from collector_trio.ops.census import NOBODY, STATES, Owners
+from collector_trio.ops.census import NOBODY, Fd, Owners
+from collector_trio.ops.fds import STATES, TCP
 from collector_trio.ops.lag import LagHistogram, LoopLag
 from collector_trio.ops.status import (
     BookStatus,
+    FdStatus,
     FollowerStatus,
     GapStatus,
     JournalStatus,
@@ -36,6 +39,7 @@ from collector_trio.ops.status import (
     StreamStatus,
 )
 from collector_trio.streams.supervisor import Stream
+from collector_trio.threads import run_in_thread
 
 LOOK_EVERY_S = 1.0
 RATE_LOOKS = 6  # rates are means over the last five seconds
@@ -43,6 +47,9 @@ MEASURE_EVERY_S = 30.0
 DISK_LOOKS = 121  # how fast the disk fills up is a mean over the last hour
 LEAST_DISK_LOOKS = 11  # and is not known before five minutes are over
 STUCK_LOOP_S = 5.0
+STUCK_WATCH_S = 10.0
+STUCK_JOURNAL_S = 10.0  # a tick is appended each second, and synced `sync_every` later
+STEADY_FOLLOWER_S = 60.0  # so long must a follower that died have been up to count as alive
 STUCK_FOLLOWER_S = 300.0  # so long without a stored segment, while sealed ones wait, is no progress
 BOOK_STATES = ("none", "buffering", "synced", "broken")
 
@@ -101,6 +108,15 @@ class Parts:
 
 
 @attrs.define
+class _Deaths:
+    """A follower's deaths: how many, when the last was seen, and since when it has not been steady."""
+
+    count: int = 0
+    last_at: float = 0.0
+    unsteady_since: float | None = None
+
+
+@attrs.define
 class Observer:
     """Looks at what runs. `run` takes the looks that rates need; `look` may be called by anyone, at any time."""
 
@@ -108,6 +124,10 @@ class Observer:
     loop_lag: LoopLag = attrs.field(factory=LoopLag)
     _counts: dict[str, deque[tuple[float, int, int]]] = attrs.field(factory=dict)  # by stream: when, frames, bytes
     _moved: dict[str, tuple[int, float]] = attrs.field(factory=dict)  # by follower: last segment, and since when
+    _deaths: dict[str, _Deaths] = attrs.field(factory=dict)  # by follower
+    _first_look_at: float | None = None
+    _looked_at: float | None = None
+    _appended: tuple[int, float] = (-1, 0.0)  # what was written, and since when it is no more than that
     _journal_bytes: int = 0  # on the disk, less what this run has written when that was measured
     _free: deque[tuple[float, int]] = attrs.field(factory=lambda: deque(maxlen=DISK_LOOKS))  # when, bytes
 
@@ -123,7 +143,7 @@ class Observer:
 
     def look(self) -> Status:
         """Say what is going on now."""
-        parts, now_ns = self.parts, self.parts.clock()
+        parts, now_ns, census = self.parts, self.parts.clock(), self.parts.owners.census()
         followers = tuple(self._follower(following, now_ns) for following in parts.followers)
         streams = tuple(map(self._stream, parts.streams))
         totals = parts.follower_totals()
@@ -142,7 +162,8 @@ class Observer:
             memory_bytes=resident_bytes(),
             event_loop_lag_s=round(self.loop_lag.worst_s, 6),
             streams=streams,
-            sockets=self._sockets(),
+            sockets=self._sockets([found for found in census if found.kind == TCP]),
+            fds=self._fds(census),
             journal=self._journal(),
             followers=followers,
             gaps=self._gaps(totals),
@@ -156,6 +177,9 @@ class Observer:
 
     def _remember(self) -> None:
         now = trio.current_time()
+        self._first_look_at, self._looked_at = self._first_look_at or now, now
+        if self._appended[0] != self.parts.journal.bytes_written:
+            self._appended = self.parts.journal.bytes_written, now
         for stream in self.parts.streams:
             counts = self._counts.setdefault(stream.plan.name, deque(maxlen=RATE_LOOKS))
             counts.append((now, stream.frames, stream.bytes))
@@ -167,15 +191,24 @@ class Observer:
             if before is None or before[0] != segment or not waiting:
                 self._moved[following.child.name] = (segment, now)
             stored.append(segment)
+            self._count_deaths(following.child, now)
         if stored:
             self.parts.sealed.forget(min(stored))
+
+    def _count_deaths(self, child: FollowerChild, now: float) -> None:
+        deaths = self._deaths.setdefault(child.name, _Deaths())
+        if child.restarts > deaths.count:
+            deaths.count, deaths.last_at = child.restarts, now
+            deaths.unsteady_since = deaths.unsteady_since or now
+        elif child.pid is not None and now - deaths.last_at > STEADY_FOLLOWER_S:
+            deaths.unsteady_since = None
 
     async def _measure_disk(self) -> None:
         limiter = trio.CapacityLimiter(1)
         folder = journal_dir(self.parts.config.collector.data_dir)
         while True:
             written = self.parts.journal.bytes_written
-            taken, free = await trio.to_thread.run_sync(_measure, folder, limiter=limiter)
+            taken, free = await run_in_thread("disk measure", limiter, partial(_measure, folder))
             self._journal_bytes = taken - written
             if free is not None:
                 self._free.append((trio.current_time(), free))
@@ -221,8 +254,7 @@ class Observer:
             return 0.0, 0.0
         return round((stream.frames - frames) / seconds, 2), round((stream.bytes - received) / seconds, 1)
 
-    def _sockets(self) -> SocketStatus:
-        sockets = self.parts.owners.census()
+    def _sockets(self, sockets: Sequence[Fd]) -> SocketStatus:
         by_state = dict.fromkeys(STATES, 0)
         by_owner: dict[str, dict[str, int]] = {}
         for found in sockets:
@@ -237,6 +269,15 @@ class Observer:
             by_state=by_state,
             by_owner=dict(sorted(by_owner.items())),
             sockets=tuple(sockets),
+        )
+
+    def _fds(self, census: Sequence[Fd]) -> FdStatus:
+        others = Counter(found.owner for found in census if found.kind != TCP)
+        return FdStatus(
+            open=others.total(),
+            by_owner=dict(sorted(others.items())),
+            leaks=tuple(found for found in census if found.owner == NOBODY),
+            leaked=dict(self.parts.owners.leaked),
         )
 
     def _journal(self) -> JournalStatus:
@@ -297,13 +338,32 @@ class Observer:
     def _not_healthy(self, followers: Sequence[FollowerStatus]) -> Iterable[str]:
         if self.loop_lag.worst_s > STUCK_LOOP_S:
             yield f"event loop: stood still for {self.loop_lag.worst_s:.1f} s"
+        if self._first_look_at is not None and self._looked_at is not None:
+            yield from self._no_progress(trio.current_time(), self._first_look_at, self._looked_at)
         if self.parts.journal.is_refusing:
             yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
         for follower in followers:
+            since = self._deaths.get(follower.name, _Deaths()).unsteady_since
+            if since is not None and trio.current_time() - since > STEADY_FOLLOWER_S:
+                yield f"follower {follower.name}: does not stay up, it has died {follower.restarts} times"
             still_s = trio.current_time() - self._moved.get(follower.name, (0, trio.current_time()))[1]
             if follower.lag_segments and min(still_s, follower.lag_s) > STUCK_FOLLOWER_S:
                 running = "is running but has" if follower.pid else "is down and has"
                 yield f"follower {follower.name}: {running} stored nothing for {still_s:.0f} s"
+
+    def _no_progress(self, now: float, first_look_at: float, looked_at: float) -> Iterable[str]:
+        """Say what has stopped that should move by itself."""
+        if now - looked_at > STUCK_WATCH_S:
+            yield f"watching: has stopped {now - looked_at:.0f} s ago, the log says why"
+            return
+        journal = self.parts.journal
+        if journal.is_refusing:
+            return
+        if now - self._appended[1] > STUCK_JOURNAL_S:
+            yield f"journal: nothing was appended for {now - self._appended[1]:.0f} s"
+        unsynced_s = now - max(first_look_at, journal.synced_at or 0.0)
+        if unsynced_s > STUCK_JOURNAL_S + self.parts.config.store.sync_every_s:
+            yield f"journal: nothing was synced for {unsynced_s:.0f} s, the disk hangs"
 
 
 def stream_state(stream: Stream) -> str:

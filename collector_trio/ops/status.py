@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from collector_trio.ops.census import TcpSocket
+from collector_trio.ops.census import Fd
 
 
 @attrs.frozen
@@ -36,7 +36,7 @@ class StreamStatus:
 
 @attrs.frozen
 class SocketStatus:
-    """The census: sockets by owner and state, and each of them."""
+    """The census: TCP sockets by owner and state, and each of them. `unowned` ones are leaks."""
 
     sessions_planned: int
     sessions_open: int
@@ -44,7 +44,19 @@ class SocketStatus:
     unowned: int
     by_state: dict[str, int]
     by_owner: dict[str, dict[str, int]]
-    sockets: tuple[TcpSocket, ...]
+    sockets: tuple[Fd, ...]
+
+
+@attrs.frozen
+class FdStatus:
+    """The rest of the census: descriptors that are no TCP sockets, by owner; `leaks` are the unowned ones of any kind.
+    `leaked` counts by kind what was found in this run, whether or not it is still there.
+    """
+
+    open: int
+    by_owner: dict[str, int]
+    leaks: tuple[Fd, ...]
+    leaked: dict[str, int]
 
 
 @attrs.frozen
@@ -120,6 +132,7 @@ class Status:
     event_loop_lag_s: float
     streams: tuple[StreamStatus, ...]
     sockets: SocketStatus
+    fds: FdStatus
     journal: JournalStatus
     followers: tuple[FollowerStatus, ...]
     gaps: GapStatus

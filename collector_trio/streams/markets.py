@@ -20,6 +20,7 @@ from collector_trio.journal.records import Letter
 from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.listing import Listing, keep_listing, load_listing, obtain_listing, rest_threads
 from collector_trio.streams.supervisor import Stream, Surroundings, backoff, keep_stream
+from collector_trio.threads import run_in_thread
 
 REFRESH_EVERY_S = 3600.0
 TOGETHER_S = 5.0
@@ -123,7 +124,8 @@ async def _run_market(
     """
     data_dir = config.collector.data_dir
     base_url = rest_url(config, exchange, market)
-    listing = await trio.to_thread.run_sync(load_listing, data_dir, exchange.NAME, market, limiter=rest_threads())
+    load = partial(load_listing, data_dir, exchange.NAME, market)
+    listing = await run_in_thread("instruments", rest_threads(), load)
     fresh = listing is None
     if listing is None:
         listing = await obtain_listing(exchange, market, base_url, around)
@@ -164,7 +166,7 @@ async def _keep(config: Config, exchange: Exchange, market: str, listing: Listin
     """Keep `listing` for the next start; that it cannot be kept is said, and no reason to stop."""
     keep = partial(keep_listing, config.collector.data_dir, exchange.NAME, market, listing)
     try:
-        await trio.to_thread.run_sync(keep, limiter=rest_threads())
+        await run_in_thread("instruments", rest_threads(), keep)
     except OSError as error:
         around.log.warning("instruments not kept", exchange=exchange.NAME, market=market, reason=str(error))
 

@@ -16,6 +16,7 @@ from collector_trio.config import Config, parse_config
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.cursor import lock_cursor
 from collector_trio.followers.tables import open_tables
+from collector_trio.ops.census import Owners
 from collector_trio.sim import Fault, SimServer, serve
 from collector_trio.streams.supervisor import Stream
 
@@ -59,6 +60,7 @@ class Running:
     config: Config
     stop: trio.Event
     streams: list[Stream]
+    owners: Owners
     report: app.Report | None = None
 
     async def until(self, condition: Any, what: str) -> None:
@@ -93,10 +95,13 @@ async def recording(data_dir: Path, *, serve_with: dict[str, Any], **config: Any
     """Record beside the block; when it is left the collector has stopped and everything is stored."""
     async with trio.open_nursery() as nursery:
         server: SimServer = await nursery.start(partial(serve, **serve_with))
-        running = Running(server, config_for(data_dir, server.endpoints_toml(), **config), trio.Event(), [])
+        running = Running(server, config_for(data_dir, server.endpoints_toml(), **config), trio.Event(), [], Owners())
+        running.owners.ports[server.port] = "simulator"
 
         async def run() -> None:
-            running.report = await app.run(running.config, stop=running.stop, streams=running.streams)
+            running.report = await app.run(
+                running.config, stop=running.stop, streams=running.streams, owners=running.owners
+            )
 
         async with trio.open_nursery() as collector:
             collector.start_soon(run)

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 
+from collector_trio.ops.census import NOBODY, UNCLAIMED
 from collector_trio.sim import Fault, Scenario
 
 from .recorder import NO_REST, recording, rows
@@ -55,6 +57,24 @@ async def test_a_disconnect_of_any_kind_is_followed_by_a_new_session_and_told(ki
     assert detail in story[0][3]
     assert all(row[1] == "binance.spot/1" and row[4] and row[5] for row in story)
     assert all(row[6] == f"127.0.0.1:{running.server.port}" for row in story)
+
+
+async def test_every_descriptor_of_a_running_collector_has_an_owner(tmp_path: Path) -> None:
+    async with recording(
+        tmp_path, serve_with={"scenario": Scenario()}, symbols=("BTC-USDT",), markets=("spot", "perp"), segment="1s"
+    ) as running:
+        await running.until(lambda: len(running.streams) == 5 and running.all_live(), "live")
+        owners = running.owners
+        for _ in range(20):  # through several segments, with threads at work
+            assert owners.find_leaks() == []
+            found = owners.census()
+            assert NOBODY not in {each.owner for each in found}
+            await trio.sleep(0.1)
+        names = {stream.plan.name for stream in running.streams}
+        assert {each.owner for each in found} >= names | {"journal", "lock", "follower tables", "trio", "stdio"}
+        assert all(sum(each.owner == name for each in found) == 1 for name in names)
+    assert {each.owner for each in owners.census()} <= {"trio", "stdio", "inherited", "simulator", UNCLAIMED}
+    assert not owners.leaked
 
 
 async def test_a_refused_handshake_is_retried_and_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from collector_trio.sim import Scenario, SimServer, serve
@@ -16,7 +17,10 @@ STOPPED_S = SOCKET_SILENCE_S + GRACE_S + 2.0  # longer than a wholly silent sock
 BUSY = Scenario(symbols=("BTC-USDT", "ETH-USDT"), quiet_symbols=(), trades_per_s=100.0)
 
 
-async def test_a_process_that_is_stopped_and_continued_keeps_its_sessions_and_misses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped_s", [STOPPED_S, pytest.param(60.0, marks=pytest.mark.soak)])
+async def test_a_process_that_is_stopped_and_continued_keeps_its_sessions_and_misses_nothing(
+    stopped_s: float, tmp_path: Path
+) -> None:
     async with trio.open_nursery() as nursery:
         server: SimServer = await nursery.start(partial(serve, BUSY, seed=3))
         config = write_config(tmp_path, server.endpoints_toml())
@@ -26,7 +30,7 @@ async def test_a_process_that_is_stopped_and_continued_keeps_its_sessions_and_mi
                 while sum(connection.data > 100 for connection in connections) < 3:  # noqa: ASYNC110
                     await trio.sleep(0.05)
             process.send_signal(signal.SIGSTOP)
-            await trio.sleep(STOPPED_S)
+            await trio.sleep(stopped_s)
             process.send_signal(signal.SIGCONT)
             await trio.sleep(SOCKET_SILENCE_S / 2)  # all that waited is read, and every deadline was looked at
             assert len(connections) == 3

@@ -106,7 +106,7 @@ async def keeping(data_dir: Path, finish_s: float = 10.0) -> AsyncIterator[Kept]
 
     async def keep() -> None:
         log = structlog.get_logger()
-        await kept.child.keep(kept.bell, kept.stop, finish_s, random.Random(1), log)
+        await kept.child.keep(kept.bell, kept.stop, lambda: finish_s, random.Random(1), log)
         kept.ended.set()
 
     with trio.fail_after(60):
@@ -153,7 +153,7 @@ async def test_it_is_told_how_long_to_keep_tables(
     monkeypatch.setattr("collector_trio.followers.child.trio.lowlevel.open_process", refuse)
     child, stop = FollowerChild("tables", tmp_path, "json", "info", keep_s), trio.Event()
     stop.set()
-    await child.keep(Bell(), stop, 1.0, random.Random(1), structlog.get_logger())
+    await child.keep(Bell(), stop, lambda: 1.0, random.Random(1), structlog.get_logger())
 
     [command] = commands
     assert command[2:7] == ["collector_trio", "follow", "--data-dir", str(tmp_path), "--log"]
@@ -204,7 +204,7 @@ async def test_a_child_that_dies_again_and_again_is_restarted_ever_more_slowly(
     kept = FollowerChild("tables", tmp_path, "json", "info")
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(kept.keep, Bell(), stop, 1.0, random.Random(5), structlog.get_logger())
+        nursery.start_soon(kept.keep, Bell(), stop, lambda: 1.0, random.Random(5), structlog.get_logger())
         await trio.sleep(600)
         stop.set()
 

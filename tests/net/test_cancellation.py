@@ -1,9 +1,10 @@
 """A connection is cancelled at each of its checkpoints in turn, and leaves no socket behind at any of them."""
 
+import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 import pytest
@@ -14,7 +15,7 @@ from collector_trio.net.http import open_client
 
 from .conftest import Certificates
 from .frames import PING, frame
-from .peers import Batches, Dialled, Peer, serving
+from .peers import Batches, Dialled, Peer, Script, serving
 from .test_proxies import OK4, Heard, http_proxy, socks_proxy
 
 NO_TLS = ssl.create_default_context()
@@ -40,12 +41,15 @@ class CancelAt(trio.abc.Instrument):
 
 
 async def cancelled_everywhere(life: Life) -> int:
-    """Cancel `life` after its first step, its second, … until it is over before; return how many steps it has."""
+    """Cancel `life` after its first step, its second, … until it is over before; return how many steps it has.
+
+    After each the process has as many file descriptors as before it, once the peers have noticed.
+    """
     task = trio.lowlevel.current_task()
     steps = 0
     while True:
         steps += 1
-        dialled = Dialled()
+        dialled, fds = Dialled(), len(os.listdir("/proc/self/fd"))
         with trio.fail_after(5), trio.CancelScope() as scope:
             instrument = CancelAt(task, scope, steps)
             trio.lowlevel.add_instrument(instrument)
@@ -57,6 +61,9 @@ async def cancelled_everywhere(life: Life) -> int:
                 assert not dialled.still_open, f"left open when cancelled after step {steps}"
         assert not task.child_nurseries
         assert trio.current_time() - started_at < CLOSE_S  # in fact at once
+        with trio.fail_after(5):
+            while len(os.listdir("/proc/self/fd")) != fds:  # noqa: ASYNC110  it happens in sockets
+                await trio.sleep(0.001)
         if instrument.steps > 0:
             return steps
 
@@ -68,16 +75,26 @@ async def exchange(peer: Peer) -> None:
     await peer.until_left()
 
 
-@pytest.mark.parametrize("way", ["ws", "wss", "wss through http", "wss through socks5"])
-async def test_a_websocket_cancelled_at_any_checkpoint_leaves_no_socket(way: str, certificates: Certificates) -> None:
+WAYS = ("ws", "wss", "wss through http", "wss through socks5")
+
+
+@asynccontextmanager
+async def reachable(way: str, script: Script, certificates: Certificates) -> AsyncIterator[tuple[str, str | None]]:
+    """Serve `script`, and give its URL and that of the proxy it is reached through."""
     scheme, _, proxy_scheme = way.partition(" through ")
     async with AsyncExitStack() as servers:
-        port = await servers.enter_async_context(serving(exchange, certificates.server if scheme == "wss" else None))
+        port = await servers.enter_async_context(serving(script, certificates.server if scheme == "wss" else None))
         url, proxy = f"{scheme}://127.0.0.1:{port}/", None
         if proxy_scheme:
             heard = Heard()
-            script = http_proxy(heard, port) if proxy_scheme == "http" else socks_proxy(heard, port, b"\x05\x00", OK4)
-            proxy = f"{proxy_scheme}://127.0.0.1:{await servers.enter_async_context(serving(script))}"
+            between = http_proxy(heard, port) if proxy_scheme == "http" else socks_proxy(heard, port, b"\x05\x00", OK4)
+            proxy = f"{proxy_scheme}://127.0.0.1:{await servers.enter_async_context(serving(between))}"
+        yield url, proxy
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_websocket_cancelled_at_any_checkpoint_leaves_no_socket(way: str, certificates: Certificates) -> None:
+    async with reachable(way, exchange, certificates) as (url, proxy):
 
         async def life(dialled: Dialled) -> None:
             sink = Batches()

@@ -197,3 +197,67 @@ async def test_leaving_a_peer_that_answers_nothing_takes_no_time(autojump_clock:
         ) as connection:
             assert (connection.peer, connection.fd) == ("exchange.example:80", None)
         assert trio.current_time() == 0
+
+
+# Leaving: whatever the peer does, and however the block is left
+
+
+async def answers_nothing(peer: Peer) -> None:
+    await peer.accept()
+    await trio.sleep_forever()
+
+
+async def sends_frames_for_ever(peer: Peer) -> None:
+    await peer.accept()
+    while True:
+        await peer.send(frame(b"data") * 10)
+        await trio.sleep(0.001)  # or virtual time would stand still
+
+
+async def pings_for_ever(peer: Peer) -> None:
+    await peer.accept()
+    while True:
+        await peer.send(frame(b"are you there", PING) * 10)
+        await trio.sleep(0.001)
+
+
+async def begins_a_frame(peer: Peer) -> None:
+    await peer.accept()
+    await peer.send(frame(b"x" * 1000)[:500])
+    await trio.sleep_forever()
+
+
+async def closes_its_half(peer: Peer) -> None:
+    await peer.accept()
+    await trio.sleep(1)
+    assert isinstance(peer.stream, trio.StapledStream)
+    await peer.stream.send_stream.aclose()
+    await trio.sleep_forever()
+
+
+PEERS = [answers_nothing, sends_frames_for_ever, pings_for_ever, begins_a_frame, closes_its_half, accepting]
+
+
+@pytest.mark.parametrize("takes_data", [True, False], ids=["reads", "window zero"])
+@pytest.mark.parametrize("leaving", ["left", "cancelled", "crashed"])
+@pytest.mark.parametrize("script", PEERS, ids=lambda script: script.__name__.replace("_", " "))
+async def test_leaving_takes_no_longer_than_its_deadline_whatever_the_peer_does(
+    script: Script, leaving: str, takes_data: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    left_at = float("inf")
+    async with network(script) as simulated:
+        with suppress(ZeroDivisionError, ConnectionEnded), trio.CancelScope() as scope:
+            async with connect(
+                "ws://exchange.example/", Batches(), clock=lambda: 0, ssl_context=TLS, proxy=None, connector=simulated
+            ):
+                simulated.wires[0].stuck = not takes_data
+                for _ in range(20):
+                    await trio.lowlevel.checkpoint()
+                left_at = trio.current_time()
+                if leaving == "cancelled":
+                    scope.cancel()
+                    await trio.lowlevel.checkpoint()
+                elif leaving == "crashed":
+                    raise ZeroDivisionError
+        assert trio.current_time() - left_at <= CLOSE_S
+    assert left_at < float("inf")

@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from collector_trio.net import tap
 from collector_trio.net.connect import Connection
 
 from .client import after_handshake, code_of, ending
@@ -147,3 +148,55 @@ async def test_a_handshake_that_fails_leaves_nothing_behind_and_says_why(
     async with serving(script) as port:
         assert (await ending(port, sink, dialled)).startswith(how)
     assert sink.offered == []
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize(
+    ("goodbye", "reset", "how"),
+    [
+        (b"", False, "eof: the peer closed the connection without a close frame"),
+        (close_frame(1001), False, "closed: 1001 going away"),
+        (b"", True, "reset: "),
+    ],
+    ids=["FIN", "close frame", "RST"],
+)
+async def test_a_peer_that_leaves_a_reader_without_room_leaves_no_socket_behind_and_no_frame_is_lost(
+    goodbye: bytes,
+    reset: bool,
+    how: str,
+    encrypted: bool,
+    sink: Batches,
+    dialled: Dialled,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R2: such a reader never sees the FIN, so that its socket stays in CLOSE_WAIT for as long as it has no room."""
+    monkeypatch.setattr(tap, "PEER_LOOK_S", 0.01)
+    tls = (certificates.server, certificates.client) if encrypted else (None, None)
+    first, rest = frame(b"first"), [b"%d" % n for n in range(1000)]
+    sink.refusals = 1000
+
+    async def script(peer: Peer) -> None:
+        await peer.accept()
+        await peer.send(first)
+        await peer.receive(1)  # the first one has been refused
+        await peer.send(b"".join(map(frame, rest)) + goodbye)
+        if reset:
+            await trio.sleep(0.1)  # what is on the way arrives
+            await peer.reset()
+
+    async def block(connection: Connection) -> None:
+        while not sink.offered:  # noqa: ASYNC110  it happens in sockets
+            await trio.sleep(0.01)
+        await connection.send("go on")
+        while dialled.still_open:  # noqa: ASYNC110  the kernel closes it
+            await trio.sleep(0.01)
+        assert not sink.frames
+        await connection.send("into nothing")  # as pings are, whoever hears them
+        sink.refusals = 0
+        sink.may_go_on.set()
+        await trio.sleep_forever()
+
+    async with serving(script, tls[0]) as port:
+        assert (await ending(port, sink, dialled, block, tls=tls[1])).startswith(how)
+    assert sink.frames == [b"first", *rest]

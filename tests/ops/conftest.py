@@ -1,12 +1,14 @@
 """The parts of a recorder, without a network: streams whose sessions a test puts into any state."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import structlog
+import trio
 
 from collector_trio.config import parse_config
 from collector_trio.continuity.fold import Continuity
@@ -15,6 +17,7 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.child import FollowerChild
 from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal, open_journal
+from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Numbers, lock_data_dir
 from collector_trio.journal.space import Floor
 from collector_trio.net.budgets import Budget
@@ -55,6 +58,21 @@ class Recorder:
     child: FollowerChild
     cursor: Cursor = attrs.field(factory=Cursor)
     totals: dict[str, Any] = attrs.field(factory=dict)
+
+    async def tick(self) -> None:
+        """Append a tick a second, as the recorder does."""
+        while True:
+            await trio.sleep(1)
+            self.journal.note(Letter.TICK, {})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Have the journal and its observer run beside the block."""
+        async with trio.open_nursery() as nursery:
+            for task in (self.observer.run, self.journal.run, self.tick):
+                nursery.start_soon(task)
+            yield
+            nursery.cancel_scope.cancel()
 
     def add_stream(self, exchange: str) -> Stream:
         self.streams.append(Stream(plan_of(exchange, ("BTC-USDT",), ("book",))))

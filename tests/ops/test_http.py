@@ -1,7 +1,7 @@
 """The HTTP port over real sockets: what is answered, to whom, and that no client can hold up the stop."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from collector_trio.errors import CollectorError
 from collector_trio.ops import http
-from collector_trio.ops.census import HTTP, NOBODY, Owners
+from collector_trio.ops.census import HTTP, NOBODY, UNCLAIMED, Owners
 from collector_trio.ops.http import is_ours, open_port, serve
 from collector_trio.ops.site import make_site
 
@@ -211,9 +211,9 @@ async def test_the_port_and_its_clients_are_ours_in_the_census() -> None:
     async with serving(hello, owners) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
         await client.send_all(b"GET")
         await trio.testing.wait_all_tasks_blocked()
-        states = sorted(socket.state for socket in owners.census() if socket.owner == HTTP)
+        states = sorted(socket.state for socket in owners.sockets() if socket.owner == HTTP)
         assert states == ["ESTABLISHED", "LISTEN"]
-    assert not owners.by_inode
+    assert not owners.claimed
 
 
 # Clients that hang
@@ -276,7 +276,7 @@ async def test_no_client_holds_up_the_stop(
             await begin(stream)
         with trio.move_on_after(0.1):
             await trio.sleep_forever()
-    left = [socket for socket in owners.census() if socket.owner != NOBODY]
+    left = [socket for socket in owners.sockets() if socket.owner not in (NOBODY, UNCLAIMED)]
     assert not left
     for stream in streams:
         await stream.aclose()
@@ -289,7 +289,7 @@ async def test_a_client_that_has_gone_leaves_nothing_behind(recorder: Recorder) 
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 " in await stream.receive_some()
         with trio.fail_after(20):
-            while len(owners.by_inode) != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
+            while owners.claimed != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
                 await trio.sleep(0.01)
 
 
@@ -314,21 +314,45 @@ async def test_a_client_that_reads_nothing_is_left_after_a_while(monkeypatch: py
     async with serving(big, owners) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(get("/"))
         with trio.fail_after(20):
-            while len(owners.by_inode) != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
+            while owners.claimed != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
                 await trio.sleep(0.01)
 
 
-async def test_a_crowd_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CLIENTS", 2)
-    async with serving(hello) as port:
-        first, second = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+async def test_a_crowd_of_clients_that_hang_is_bounded_and_keeps_nobody_from_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "CLIENTS", 3)
+    owners = Owners()
+    async with AsyncExitStack() as crowd, serving(hello, owners) as port:
+        owners.ports[port] = "server side"  # where nobody claims them: the crowd's own ends are not counted
+        begins = [_nothing, _half_a_request, _half_a_body, _half_closed]
+        for n in range(40):
+            stream = await crowd.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            with suppress(trio.BrokenResourceError):
+                await begins[n % len(begins)](stream)
+            if n % 8 == 0:
+                assert (await ask(port, get("/healthz"))).endswith(b"hello")
         await trio.testing.wait_all_tasks_blocked()
-        assert await ask(port, get("/")) == b""
-        await first.aclose()
+        held = [found.state for found in owners.sockets() if found.owner == HTTP]
+        assert len(held) <= 3 + 1  # and the listener
+        assert "CLOSE_WAIT" not in held
+
+
+async def test_clients_that_closed_their_half_and_read_nothing_are_not_in_close_wait_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "SEND_S", 0.2)
+    owners = Owners()
+    async with serving(big, owners) as port:
+        streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(5)]
+        for stream in streams:
+            await stream.send_all(get("/"))
+            await stream.send_eof()
         with trio.fail_after(20):
-            while not (await ask(port, get("/"))).endswith(b"hello"):  # noqa: ASYNC110  it happens in sockets
+            while owners.claimed != 1:  # noqa: ASYNC110  the listener alone; it happens in sockets
                 await trio.sleep(0.01)
-        await second.aclose()
+        for stream in streams:
+            await stream.aclose()
 
 
 @pytest.mark.parametrize("bytes_", [

@@ -5,7 +5,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 from trio.testing import MockClock
 
-from collector_trio.ops.census import STATES
+from collector_trio.ops.fds import STATES
 from collector_trio.ops.lag import BOUNDS_S, LagHistogram
 from collector_trio.ops.metrics import Metrics
 
@@ -33,6 +33,8 @@ CONTRACT = {
     "collector_resident_memory_bytes": set(),
     "collector_continuity_divergence": set(),
     "collector_books": {"exchange", "market", "state"},
+    "collector_open_fds": {"owner"},
+    "collector_leaked_fds_total": {"kind"},
 }
 
 

@@ -1,6 +1,7 @@
 """A status says what runs: readiness, health, rates and lags with their reasons."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -8,8 +9,16 @@ from trio.testing import MockClock
 
 from collector_trio.errors import ConnectionEnded
 from collector_trio.followers.cursor import Cursor
+from collector_trio.journal.records import Letter
 from collector_trio.ops.lag import LoopLag
-from collector_trio.ops.state import LEAST_DISK_LOOKS, STUCK_FOLLOWER_S, Sealed, left_s
+from collector_trio.ops.state import (
+    LEAST_DISK_LOOKS,
+    STEADY_FOLLOWER_S,
+    STUCK_FOLLOWER_S,
+    STUCK_JOURNAL_S,
+    Sealed,
+    left_s,
+)
 from collector_trio.streams.session import Watched
 
 from .conftest import Recorder
@@ -119,8 +128,7 @@ def trio_now(recorder: Recorder) -> int:
 async def test_a_follower_that_stores_nothing_for_long_is_not_healthy(
     recorder: Recorder, autojump_clock: MockClock
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(recorder.observer.run)
+    async with recorder.running():
         for number in range(1, 20):
             recorder.observer.parts.sealed.add(number, trio_now(recorder))
             await trio.sleep(60)
@@ -131,19 +139,88 @@ async def test_a_follower_that_stores_nothing_for_long_is_not_healthy(
         assert reason.startswith("follower tables: is running but has stored nothing for 30")
         recorder.cursor = Cursor(segment=19)
         assert recorder.observer.look().healthy
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_follower_with_nothing_to_store_is_healthy_for_ever(
     recorder: Recorder, autojump_clock: MockClock
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(recorder.observer.run)
+    async with recorder.running():
         await trio.sleep(2 * STUCK_FOLLOWER_S)
         recorder.observer.parts.sealed.add(1, trio_now(recorder))
         await trio.sleep(2)
         assert recorder.observer.look().healthy
+
+
+async def test_a_follower_that_does_not_stay_up_is_not_healthy_until_it_does(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    child, look = recorder.child, recorder.observer.look
+    async with recorder.running():
+        for _ in range(4):  # it comes up each time, for a while
+            child.pid, child.restarts = None, child.restarts + 1
+            await trio.sleep(2)
+            child.pid = 4242
+            assert look().healthy
+            await trio.sleep(14)
+        await trio.sleep(STEADY_FOLLOWER_S - 15)
+        [reason] = look().not_healthy
+        assert reason == "follower tables: does not stay up, it has died 4 times"
+        await trio.sleep(20)
+        assert look().healthy
+
+
+async def test_one_death_of_a_follower_is_healthy(recorder: Recorder, autojump_clock: MockClock) -> None:
+    async with recorder.running():
+        recorder.child.restarts = 1
+        for _ in range(200):
+            await trio.sleep(1)
+            assert recorder.observer.look().healthy
+
+
+async def test_a_journal_to_which_nothing_is_appended_is_not_healthy(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.observer.run)
+        nursery.start_soon(recorder.journal.run)
+        await trio.sleep(STUCK_JOURNAL_S - 1)
+        assert recorder.observer.look().healthy
+        await trio.sleep(3)
+        assert recorder.observer.look().not_healthy == ("journal: nothing was appended for 12 s",)
+        recorder.journal.note(Letter.TICK, {})
+        await trio.sleep(1)
+        assert recorder.observer.look().healthy
         nursery.cancel_scope.cancel()
+
+
+async def test_a_journal_that_is_not_synced_is_not_healthy_until_it_is(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    free = trio.Event()
+
+    async def hanging_disk(work: Callable[[], None]) -> None:
+        await free.wait()
+        work()
+
+    recorder.journal.offload = hanging_disk
+    async with recorder.running():
+        await trio.sleep(STUCK_JOURNAL_S)
+        assert recorder.observer.look().healthy
+        await trio.sleep(5)
+        [reason] = recorder.observer.look().not_healthy
+        assert reason.startswith("journal: nothing was synced for 1")
+        assert reason.endswith(" s, the disk hangs")
+        free.set()
+        await trio.sleep(1)
+        assert recorder.observer.look().healthy
+
+
+async def test_watching_that_has_stopped_is_not_healthy(recorder: Recorder, autojump_clock: MockClock) -> None:
+    with trio.move_on_after(5):
+        await recorder.observer.run()
+    await trio.sleep(20)
+    [reason] = recorder.observer.look().not_healthy
+    assert reason.startswith("watching: has stopped 2")
 
 
 async def test_the_age_of_data_goes_on_over_sessions(recorder: Recorder, autojump_clock: MockClock) -> None:

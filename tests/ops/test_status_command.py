@@ -40,10 +40,28 @@ async def test_it_shows_streams_sockets_lag_and_gaps(recorder: Recorder) -> None
     assert "reset 2" in text
     assert "Not ready: okx.public/1: dialling" in text
     assert "1 of 2 sessions open" in text
-    assert "http" in text
+    assert "http 1 LISTEN, 1 ESTABLISHED listens on 127.0.0.1:" in " ".join(text.split())
     assert "follower tables: pid 4242" in text
     assert "gaps: 0 holes open, missing 17 trades; so far: trades disconnect 3" in text
     assert "books binance spot: 1 none; not synced: BTCUSDT" in text
+
+
+async def test_a_leak_is_shown_in_capitals(recorder: Recorder) -> None:
+    owners = recorder.observer.parts.owners
+    owners.claim_what_is_open()
+    async with serving(make_site(recorder.observer.look, {}), owners) as port:
+        with owners.owning("okx.public/1") as owned:
+            left = await owned.dial("127.0.0.1", port)
+        owners.find_leaks()
+        owners.find_leaks()
+        document = json.loads(await _ask(f"http://127.0.0.1:{port}"))
+        await left.aclose()
+    text = printed(document)
+    assert "1 WITHOUT AN OWNER" in text
+    assert "LEAKED so far: 1 tcp" in text
+    [leak] = document["fds"]["leaks"]
+    assert (leak["owner"], leak["left_by"], leak["peer"]) == ("none", "okx.public/1", f"127.0.0.1:{port}")
+    assert document["sockets"]["unowned"] == 1
 
 
 def test_nobody_there_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
