@@ -1,6 +1,7 @@
 """`check`: what a config means, before anything is opened."""
 
 import json
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from collector_trio.errors import CollectorError, ConnectionEnded
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.journal.space import find_floor, free_bytes
 from collector_trio.net.budgets import Budget
+from collector_trio.net.gate import Gates
 from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
 from collector_trio.streams.markets import rest_url
@@ -72,13 +74,13 @@ def _kept(config: Config, markets: list[Market]) -> dict[Market, Listing]:
 
 async def _fetch(config: Config, markets: list[Market], problems: list[str]) -> dict[Market, Listing]:
     network, clock, found = app.open_network(config), Clock(), {}
+    gates = Gates(clock.now, random.Random())
     for name, market in markets:
         exchange = EXCHANGES[name]
         try:
             async with app.open_rest(network, rest_url(config, exchange, market)) as client:
-                listing = await fetch_listing(
-                    exchange, market, client, Budget(exchange.limits(market).weight), clock.now
-                )
+                weight = Budget(exchange.limits(market).weight)
+                listing = await fetch_listing(exchange, market, client, gates.get(name), weight, clock.now)
         except CollectorError as error:
             problems.append(f"{name} {market}: no instruments: {error}")
         else:

@@ -55,7 +55,7 @@ async def _ask(url: str) -> bytes:
         except trio.TooSlowError:
             raise CollectorError(f"{url} does not answer within {PATIENCE_S:g} s") from None
         except HttpFailed as error:
-            if error.status is not None:
+            if error.refusal is not None:
                 raise CollectorError(f"{url} is not a collector's HTTP port: {error.problem}") from error
             raise CollectorError(
                 f"nobody answers at {url} ({error.problem}); is the collector running, and is this its [http] listen?"

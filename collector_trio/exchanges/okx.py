@@ -5,7 +5,7 @@ The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -49,6 +49,11 @@ _ARGUMENTS_PER_MESSAGE = 200  # about 70 bytes each, of 64 KB allowed
 def limits(market: str) -> Limits:
     """Return the documented limits, with a margin."""
     return _LIMITS
+
+
+def used_weight(headers: Mapping[str, str]) -> int | None:
+    """OKX's answers say nothing about limits."""
+    return None
 
 
 def endpoint(market: str, channel: str) -> Endpoint:
