@@ -6,10 +6,13 @@ Errors come as HTTP 200 with a code: https://www.okx.com/docs-v5/en/#overview-re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+
 from collector_trio.sim.facts import TradeFact
 from collector_trio.sim.http import Answer, Request
 from collector_trio.sim.market import Listing
 from collector_trio.sim.okx_tape import DEPTH, order_count
+from collector_trio.sim.police import Police
 from collector_trio.sim.venue import Venue
 
 MARKETS = {"SPOT": "spot", "SWAP": "perp"}
@@ -19,8 +22,9 @@ INST_TYPES = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION", "EVENTS")
 class OkxRest:
     """Answers under /api/v5/."""
 
-    def __init__(self, venue: Venue) -> None:
+    def __init__(self, venue: Venue, police: Police) -> None:
         self._venue = venue
+        self._police = police
         self._calls: Mapping[str, Callable[[Request], Answer]] = {
             "/api/v5/public/time": self._time,
             "/api/v5/public/instruments": self._instruments,
@@ -33,6 +37,9 @@ class OkxRest:
         call = self._calls.get(request.path)
         if call is None:
             return Answer({"code": "404", "msg": f"Not Found: {request.path}", "data": []}, 404)
+        refused = self._police.ask("okx.rest", 1)
+        if refused is not None:
+            return attrs.evolve(refused, body={"code": "50011", "msg": "Too Many Requests", "data": []}, headers={})
         return call(request)
 
     def _time(self, request: Request) -> Answer:
