@@ -205,6 +205,8 @@ async def _record(
             async with trio.open_nursery() as recording:
                 recording.start_soon(journal.run)
                 recording.start_soon(_tick, journal, clock, log)
+                snapshots = _snapshots(config)
+                around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags)
                 await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
                 observer = Observer(
@@ -222,12 +224,11 @@ async def _record(
                         lags=lags,
                         continuity=live.continuity,
                         follower_totals=lambda: load_head(data_dir).totals,
+                        holds=lambda: around.gates.holds,
                     )
                 )
                 _start_watching(recording, watchers, observer, log)
                 async with trio.open_nursery() as supervisor:
-                    snapshots = _snapshots(config)
-                    around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags)
                     for wanted in snapshots.values():
                         supervisor.start_soon(wanted.keep, around)
                     for exchange, markets in market_groups(config, EXCHANGES):

@@ -87,6 +87,9 @@ def _parts(document: Document) -> Iterator[RenderableType]:
     yield "Ready." if document["ready"] else "Not ready: " + "; ".join(document["not_ready"])
     if not document["healthy"]:
         yield "Not healthy: " + "; ".join(document["not_healthy"])
+    for hold in document["holds"]:
+        what = f"{hold['venue']} {hold['host']}".strip()
+        yield f"Nothing is asked of {what} until {hold['until']}: {hold['reason']}"
     yield ""
     yield _streams(document)
     yield ""
