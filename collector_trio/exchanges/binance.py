@@ -83,6 +83,16 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
     return int(used) if used.isascii() and used.isdigit() else None
 
 
+def maintenance_request() -> Request | None:
+    """The hosts we ask tell of none; the sockets do, by `serverShutdown`."""
+    return None
+
+
+def parse_maintenance(body: bytes, now_ms: int) -> str:
+    """Whatever it is, nobody asked for it."""
+    raise BadAnswer("Binance was not asked for its maintenance")
+
+
 def endpoint(market: str, channel: str) -> Endpoint:
     """Return the combined-stream address: all channels of spot share one, USD-M has two paths.
 

@@ -207,6 +207,15 @@ class Exchange(Plannable, Protocol):
         nothing.
         """
 
+    def maintenance_request(self) -> Request | None:
+        """Return the request whose answer tells of maintenance; None where there is none."""
+
+    def parse_maintenance(self, body: bytes, now_ms: int) -> str:
+        """Read from that answer what is being maintained at `now_ms` that market data may suffer from, "" for nothing.
+
+        Raises `BadAnswer`.
+        """
+
     def subscribe(self, subscriptions: Sequence[Subscription], request: int) -> str:
         """Return the one message that subscribes to all of `subscriptions`."""
 

@@ -59,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "drop": Kind(Prey.CONNECTION, _TIMES),
     "abort": Kind(Prey.CONNECTION, _TIMES),
     "stall": Kind(Prey.CONNECTION, _TIMES | {"duration_s"}),
-    "shutdown": Kind(Prey.CONNECTION, _TIMES | {"delay_s", "duration_s"}),
+    "shutdown": Kind(Prey.CONNECTION, _TIMES | {"delay_s", "duration_s", "told"}),
     "refuse": Kind(Prey.HANDSHAKE, _TIMES | {"count", "status", "retry_after_s"}),
     "deny": Kind(Prey.CALL, _TIMES | {"count", "status", "retry_after_s"}),
     "ban": Kind(Prey.CALL, _TIMES | {"duration_s", "status", "told"}),
@@ -106,7 +106,8 @@ class Fault:
     - stall: no data for `duration_s`, while TCP stays up and control messages are answered. What would have been sent
       is never sent.
     - shutdown: the notice before an exchange closes (Binance serverShutdown, OKX 64008); `delay_s` later (5 s) a close
-      frame, and then handshakes get HTTP 503 for `duration_s`.
+      frame, and then handshakes get HTTP 503 for `duration_s`; OKX's /api/v5/system/status says so, too. With `told`
+      false there is no notice.
     - refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given.
 
     REST, of `target`:

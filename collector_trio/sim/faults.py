@@ -104,7 +104,8 @@ class Faults:
         else:
             event = {"e": "serverShutdown", "E": self.now_ns() // 1_000_000}
             notice = {"stream": "!serverShutdown", "data": event}
-        connection.say(json.dumps(notice, separators=(",", ":")))
+        if fault.told:
+            connection.say(json.dumps(notice, separators=(",", ":")))
         self.mishaps.later.after(self._lead_s(fault), lambda: connection.end("close", 1001))
 
     def _trap_feeds(self, fault: Fault, record: FaultRecord) -> int:
@@ -148,6 +149,15 @@ class Faults:
         until_ms = self.now_ns() // 1_000_000 + round((ban.until - now) * 1000)
         text = f"Way too much request weight used; IP banned until {until_ms}. Please use the websocket."
         return Answer({"code": -1003, "msg": text}, ban.fault.status, {"Retry-After": str(ceil(ban.until - now))})
+
+    def maintained_ns(self, exchange: str) -> list[tuple[int, int]]:
+        """Return from when to when an exchange says that it is in maintenance, where that is now."""
+        now, now_ns = trio.current_time(), self.now_ns()
+        return [
+            (now_ns + round((ban.since - now) * 1e9), now_ns + round((ban.until - now) * 1e9))
+            for ban in self.bans
+            if ban.dials and ban.since <= now < ban.until and ban.fault.strikes(f"{exchange}.public")
+        ]
 
     def fed(self) -> None:
         """Take note that a connection was sent its first data."""

@@ -126,7 +126,7 @@ class SimServer:
         self._rest: Mapping[str, Callable[[Request], Answer | Slow]] = {
             "/api/v3/": BinanceRest(self._spot, binance_rest.SPOT, self._police).answer,
             "/fapi/v1/": BinanceRest(self._perp, binance_rest.FUTURES, self._police).answer,
-            "/api/v5/": OkxRest(self._okx, self._police).answer,
+            "/api/v5/": OkxRest(self._okx, self._police, partial(self._faults.maintained_ns, "okx")).answer,
         }
 
     def endpoints_toml(self) -> str:

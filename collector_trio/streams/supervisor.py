@@ -92,6 +92,7 @@ class Surroundings:
     live: Live
     snapshots: Mapping[tuple[str, str], Want]
     observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
+    session_ended: Mapping[str, Callable[[], None]] = attrs.field(factory=dict)  # by exchange: who wants to hear of it
     gates: Gates = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -127,6 +128,7 @@ async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) 
                 level = log.warning if session.live_at is not None or not down else log.debug
                 level("ended", session=session.number, reason=ended.reason, detail=ended.detail, frames=session.frames)
                 stream.ended[ended.reason] += 1
+                around.session_ended.get(plan.exchange, _nothing)()
             except Exception:  # a bug in one stream must not end the others; it is logged, counted, bounded
                 log.exception("crashed", session=session.number)
                 stream.ended["crashed"] += 1
@@ -141,6 +143,10 @@ async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) 
         if session.live_at is not None and trio.current_time() - session.live_at > HEALTHY_S:
             delays = backoff(around.random)
         await trio.sleep(next(delays))
+
+
+def _nothing() -> None:
+    """Nobody wants to hear of it."""
 
 
 @attrs.define

@@ -143,11 +143,18 @@ def test_somebody_elses_weight_at_our_address_is_heeded(tmp_path: Path) -> None:
     assert set(answers) == {200}
 
 
-@pytest.mark.parametrize(("markets", "notice"), [(SPOT, "serverShutdown"), (OKX, "The connection will soon be closed")])
+@pytest.mark.parametrize(
+    ("markets", "told", "notice"),
+    [
+        (SPOT, True, "serverShutdown"),
+        (OKX, True, "The connection will soon be closed"),
+        (OKX, False, "WebSocket upgrade"),  # REST says so
+    ],
+)
 def test_an_announced_maintenance_is_the_cause_of_its_gaps_and_both_folds_say_so(
-    markets: tuple[tuple[str, str], ...], notice: str, tmp_path: Path
+    markets: tuple[tuple[str, str], ...], told: bool, notice: str, tmp_path: Path
 ) -> None:
-    faults = (Fault("shutdown", at_s=6, duration_s=8), Fault("drop", at_s=40))
+    faults = (Fault("shutdown", at_s=6, duration_s=8, told=told), Fault("drop", at_s=40))
     world = simulate(
         tmp_path, Scenario(symbols=("BTC-USDT",), quiet_symbols=(), faults=faults), 5, 100.0, markets=markets
     )

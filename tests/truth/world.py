@@ -140,7 +140,7 @@ async def recorder(
                 offload=inline, on_note=live.on_note, state=live.continuity.dump,
             ) as journal:  # fmt: skip
                 app._note_start(journal, recovered, config)
-                snapshots = app._snapshots(config)
+                snapshots, maintenance = app._snapshots(config), app._maintenance(config)
                 around = Surroundings(
                     journal=journal,
                     clock=clock.now,
@@ -154,12 +154,13 @@ async def recorder(
                     log=log,
                     live=live,
                     snapshots=snapshots,
+                    session_ended={name: asked.session_ended for name, asked in maintenance.items()},
                 )
                 async with trio.open_nursery() as recording:
                     recording.start_soon(journal.run)
                     recording.start_soon(app._tick, journal, clock, log)
-                    for wanted in snapshots.values():
-                        recording.start_soon(wanted.keep, around)
+                    for kept in (*snapshots.values(), *maintenance.values()):
+                        recording.start_soon(kept.keep, around)
                     for exchange, group in market_groups(config, EXCHANGES):
                         recording.start_soon(keep_markets, config, exchange, group, around, streams)
                     yield World(data_dir, server, streams, live)
