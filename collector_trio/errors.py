@@ -54,7 +54,7 @@ class ConnectionEnded(CollectorError):
 
     Reasons given by `net`: `dns`, `dial`, `proxy`, `tls`, `refused` (the handshake was answered, but not with 101),
     `timeout`, `closed` (a close frame came), `eof` (FIN without a close frame), `reset` (RST or another socket error),
-    `protocol`. Reasons given by `streams`: `silent`, `unproven`.
+    `protocol`. Reasons given by `streams`: `silent`, `unproven`, `spent` (no message may be sent for a long time).
     """
 
     def __init__(self, reason: str, detail: str = "", refusal: Refusal | None = None) -> None:
