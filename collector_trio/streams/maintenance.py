@@ -41,7 +41,11 @@ class Maintenance:
         while True:
             await self._ended.wait()
             self._ended = trio.Event()
-            notice = await self._ask(around)
+            try:
+                notice = await self._ask(around)
+            except Exception:  # as with streams: a bug here must not end what others record
+                around.log.exception("maintenance crashed", exchange=name)
+                notice = ""
             if notice:
                 verdict = {"verdict": "maintenance", "exchange": name, "notice": notice}
                 around.journal.note(Letter.VERDICT, verdict)

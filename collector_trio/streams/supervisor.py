@@ -93,10 +93,12 @@ class Surroundings:
     snapshots: Mapping[tuple[str, str], Want]
     observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
     session_ended: Mapping[str, Callable[[], None]] = attrs.field(factory=dict)  # by exchange: who wants to hear of it
-    gates: Gates = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "gates", Gates(self.clock, self.random, partial(_say_hold, self.log)))
+    gates: Gates = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda self: Gates(self.clock, self.random, partial(_say_hold, self.log)), takes_self=True
+        ),
+    )
 
 
 def _say_hold(log: FilteringBoundLogger, before: Hold | None, now: Hold | None) -> None:
