@@ -53,6 +53,7 @@ from collector_trio.ops.state import Following, Observer, Parts, Sealed
 from collector_trio.ops.status import Status
 from collector_trio.plan import market_groups
 from collector_trio.streams.live import Live, recall
+from collector_trio.streams.maintenance import Maintenance
 from collector_trio.streams.markets import keep_markets, rest_url
 from collector_trio.streams.session import Session
 from collector_trio.streams.snapshots import Snapshots
@@ -219,6 +220,9 @@ async def _record(
             async with trio.open_nursery() as recording:
                 recording.start_soon(journal.run)
                 recording.start_soon(_tick, journal, clock, log)
+                snapshots = _snapshots(config)
+                maintenance = _maintenance(config)
+                around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags, maintenance)
                 await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
                 observer = Observer(
@@ -236,14 +240,15 @@ async def _record(
                         lags=lags,
                         continuity=live.continuity,
                         follower_totals=lambda: load_head(data_dir).totals,
+                        holds=lambda: around.gates.holds,
                     )
                 )
                 _start_watching(recording, watchers, observer, log)
                 async with trio.open_nursery() as supervisor:
-                    snapshots = _snapshots(config)
-                    around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags)
                     for wanted in snapshots.values():
                         supervisor.start_soon(wanted.keep, around)
+                    for asked in maintenance.values():
+                        supervisor.start_soon(asked.keep, around)
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
                     await stop.wait()
@@ -335,6 +340,18 @@ def _snapshots(config: Config) -> dict[tuple[str, str], Snapshots]:
     }
 
 
+def _maintenance(config: Config) -> dict[str, Maintenance]:
+    """Return whom to ask whether an exchange is in maintenance, by exchange, where that is by REST."""
+    found = {}
+    for record in config.record:
+        exchange = EXCHANGES[record.exchange]
+        request = exchange.maintenance_request()
+        if request is not None:
+            base_url = rest_url(config, exchange, record.market)
+            found[record.exchange] = Maintenance(exchange, record.market, base_url, request)
+    return found
+
+
 def _surroundings(
     config: Config,
     owners: Owners,
@@ -344,6 +361,7 @@ def _surroundings(
     live: Live,
     snapshots: Mapping[tuple[str, str], Snapshots],
     lags: Mapping[str, LagHistogram],
+    maintenance: Mapping[str, Maintenance],
 ) -> Surroundings:
     network = attrs.evolve(open_network(config), owners=owners)
     return Surroundings(
@@ -358,6 +376,7 @@ def _surroundings(
         live=live,
         snapshots=snapshots,
         observe_lag={name: lag.observe_ns for name, lag in lags.items()},
+        session_ended={name: asked.session_ended for name, asked in maintenance.items()},
     )
 
 

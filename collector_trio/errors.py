@@ -5,6 +5,8 @@ message.
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 
 class CollectorError(Exception):
     """What went wrong is known and said; the command line prints the message without a traceback."""
@@ -37,18 +39,29 @@ class JournalError(CollectorError):
         self.problem = problem
 
 
+@attrs.frozen
+class Refusal:
+    """An HTTP answer other than the one wanted: its status, when to come back if it says so, how its body begins."""
+
+    status: int
+    retry_after_s: float | None = None
+    body: str = ""
+
+
 class ConnectionEnded(CollectorError):
-    """A connection is over, or never came to be. `reason` is one word of a closed set, `detail` is for people.
+    """A connection is over, or never came to be. `reason` is one word of a closed set, `detail` is for people, and
+    `refusal` is what a `refused` handshake was answered with.
 
     Reasons given by `net`: `dns`, `dial`, `proxy`, `tls`, `refused` (the handshake was answered, but not with 101),
     `timeout`, `closed` (a close frame came), `eof` (FIN without a close frame), `reset` (RST or another socket error),
-    `protocol`. Reasons given by `streams`: `silent`, `unproven`.
+    `protocol`. Reasons given by `streams`: `silent`, `unproven`, `spent` (no message may be sent for a long time).
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", refusal: Refusal | None = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+        self.refusal = refusal
 
 
 class FramingError(CollectorError):
@@ -56,16 +69,13 @@ class FramingError(CollectorError):
 
 
 class HttpFailed(CollectorError):
-    """A REST request got no usable answer. `status` is None where there was no answer at all."""
+    """A REST request got no usable answer. `refusal` is the answer that it got, None where there was none at all."""
 
-    def __init__(
-        self, url: str, problem: str, *, status: int | None = None, retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, url: str, problem: str, refusal: Refusal | None = None) -> None:
         super().__init__(f"{url}: {problem}")
         self.url = url
         self.problem = problem
-        self.status = status
-        self.retry_after_s = retry_after_s
+        self.refusal = refusal
 
 
 class BadAnswer(CollectorError):

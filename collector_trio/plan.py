@@ -41,8 +41,9 @@ class Rate:
     period_s: float
 
     def share(self, part: float) -> "Rate":
-        """Return this process's part of the rate; never less than one at a time."""
-        return Rate(max(1.0, self.limit * part), self.period_s)
+        """Return this process's part of the rate: where that is less than one in a period, one in a longer period."""
+        limit = self.limit * part
+        return Rate(limit, self.period_s) if limit >= 1 else Rate(1.0, self.period_s / limit)
 
     def __str__(self) -> str:
         return f"{self.limit:g} per {self.period_s:g} s"

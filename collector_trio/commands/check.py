@@ -1,8 +1,11 @@
 """`check`: what a config means, before anything is opened."""
 
 import json
+import os
+import random
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from collector_trio.errors import CollectorError, ConnectionEnded
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.journal.space import find_floor, free_bytes
 from collector_trio.net.budgets import Budget
+from collector_trio.net.gate import Gates
+from collector_trio.net.proxies import choose_proxy, parse_proxy
 from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
 from collector_trio.streams.markets import rest_url
@@ -43,6 +48,8 @@ def check(config_path: Path, online: bool, as_json: bool) -> None:
     if config.collector.data_dir.exists() and not config.collector.data_dir.is_dir():
         problems.append(f"{config.collector.data_dir} is not a folder; [collector] data_dir names where data goes")
     problems += _space_problems(config)
+    problems += _share_problems(config, plan)
+    problems += _proxy_problems(config, plan)
     if online:
         problems += trio.run(_probe, config, plan)
     unknown = [market for market in markets if market not in listings]
@@ -65,6 +72,48 @@ def _space_problems(config: Config) -> list[str]:
     return problems
 
 
+def _share_problems(config: Config, plan: Plan) -> list[str]:
+    """Say where this process's share is less than one dial or one request at a time: several processes that ask in the
+    same moment may then be too many.
+    """
+    share, problems = config.limits.share, []
+    for name, market in dict.fromkeys((one.exchange, one.market) for one in plan.instruments):
+        exchange, limits = EXCHANGES[name], EXCHANGES[name].limits(market)
+        instrument = next(one for one in plan.instruments if (one.exchange, one.market) == (name, market))
+        requests = (exchange.instruments_request(market), exchange.snapshot_request(instrument))
+        largest = max(request.weight for request in requests if request is not None)
+        least = max(1 / limits.dials.limit, largest / limits.weight.limit)
+        if share < least:
+            problems.append(
+                f"limits.share is {share:g}; below {least:.3g} the limits of {name} {market} cannot be shared out: one "
+                f"request weighs up to {largest} of {limits.weight}, and dials are {limits.dials}"
+            )
+    return problems
+
+
+def _proxy_problems(config: Config, plan: Plan) -> list[str]:
+    problems = []
+    for stream in plan.streams:
+        try:
+            _through(config, stream.url)
+        except ConnectionEnded as ended:
+            problems.append(str(ended))
+    return list(dict.fromkeys(problems))
+
+
+def _through(config: Config, url: str) -> str:
+    """Name the proxy that `url` is reached through, without its password; "" for none. Raises ConnectionEnded."""
+    proxy = choose_proxy(url, config.net.proxy, os.environ)
+    return "" if proxy is None else str(parse_proxy(proxy))
+
+
+def _through_or_none(config: Config, url: str) -> str:
+    """Name the proxy where it can be used; where not, that is among the problems."""
+    with suppress(ConnectionEnded):
+        return _through(config, url)
+    return ""
+
+
 def _kept(config: Config, markets: list[Market]) -> dict[Market, Listing]:
     kept = {market: load_listing(config.collector.data_dir, *market) for market in markets}
     return {market: listing for market, listing in kept.items() if listing is not None}
@@ -72,13 +121,13 @@ def _kept(config: Config, markets: list[Market]) -> dict[Market, Listing]:
 
 async def _fetch(config: Config, markets: list[Market], problems: list[str]) -> dict[Market, Listing]:
     network, clock, found = app.open_network(config), Clock(), {}
+    gates = Gates(clock.now, random.Random())
     for name, market in markets:
         exchange = EXCHANGES[name]
         try:
             async with app.open_rest(network, rest_url(config, exchange, market)) as client:
-                listing = await fetch_listing(
-                    exchange, market, client, Budget(exchange.limits(market).weight), clock.now
-                )
+                weight = Budget(exchange.limits(market).weight)
+                listing = await fetch_listing(exchange, market, client, gates.get(name), weight, clock.now)
         except CollectorError as error:
             problems.append(f"{name} {market}: no instruments: {error}")
         else:
@@ -122,6 +171,7 @@ def _document(
                 "exchange": stream.exchange,
                 "markets": list(stream.markets),
                 "url": stream.url,
+                "proxy": _through_or_none(config, stream.url) or None,
                 "subscriptions": [attrs.asdict(subscription) for subscription in stream.subscriptions],
                 "budgets": _budgets(stream),
             }
@@ -172,7 +222,8 @@ def _print(
             "use --online, or run once"
         )
     for stream in plan.streams:
-        click.echo(f"\n{stream.name}  {stream.url}")
+        through = _through_or_none(config, stream.url)
+        click.echo(f"\n{stream.name}  {stream.url}" + (f"  through {through}" if through else ""))
         width = max(len(subscription.native_symbol) for subscription in stream.subscriptions)
         for subscription in stream.subscriptions:
             expected = f"data within {subscription.first_data_s:g} s" if subscription.prompt else "may be quiet"

@@ -55,7 +55,7 @@ async def _ask(url: str) -> bytes:
         except trio.TooSlowError:
             raise CollectorError(f"{url} does not answer within {PATIENCE_S:g} s") from None
         except HttpFailed as error:
-            if error.status is not None:
+            if error.refusal is not None:
                 raise CollectorError(f"{url} is not a collector's HTTP port: {error.problem}") from error
             raise CollectorError(
                 f"nobody answers at {url} ({error.problem}); is the collector running, and is this its [http] listen?"
@@ -87,6 +87,9 @@ def _parts(document: Document) -> Iterator[RenderableType]:
     yield "Ready." if document["ready"] else "Not ready: " + "; ".join(document["not_ready"])
     if not document["healthy"]:
         yield "Not healthy: " + "; ".join(document["not_healthy"])
+    for hold in document["holds"]:
+        what = f"{hold['venue']} {hold['host']}".strip()
+        yield f"Nothing is asked of {what} until {hold['until']}: {hold['reason']}"
     yield ""
     yield _streams(document)
     yield ""

@@ -49,6 +49,11 @@ _CONVERTER.register_unstructure_hook(
 
 Key = tuple[str, str, str]  # exchange, market, native symbol
 
+# How long an exchange's notice explains the end of a session: Binance names no time, OKX a minute.
+ANNOUNCED_NS = 900_000_000_000
+# Ends that no exchange can have meant.
+_OUR_ENDS = ("stopped", "crashed", "process died")
+
 
 @attrs.define
 class Continuity:
@@ -57,6 +62,9 @@ class Continuity:
     trades: dict[Key, TradeTrack] = attrs.field(factory=dict)
     books: dict[Key, BookTrack] = attrs.field(factory=dict)
     rejected: dict[int, tuple[int, str]] = attrs.field(factory=dict)  # by session: last unusable frame, and why
+    announced: dict[int, tuple[int, str]] = attrs.field(
+        factory=dict
+    )  # by session: when its end was, and in which words
     gaps: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # by table and cause, since the fold began
 
     def trade_track(self, instrument: Instrument) -> TradeTrack:
@@ -80,7 +88,12 @@ class Continuity:
 
     def session_ended(self, session: int, reason: str, detail: str) -> None:
         """A session is over: nobody waits for it, and what is missing next may be because of it."""
-        why = Reason(Cause.DISCONNECT, f"session {session}: {reason}" + (f": {detail}" if detail else ""))
+        said = f"session {session}: {reason}" + (f": {detail}" if detail else "")
+        _, notice = self.announced.pop(session, (0, ""))
+        if notice and reason not in _OUR_ENDS:
+            why = Reason(Cause.MAINTENANCE, f"{said}; announced: {notice}")
+        else:
+            why = Reason(Cause.DISCONNECT, said)
         self.rejected.pop(session, None)
         for track in (*self.trades.values(), *self.books.values()):
             if session in track.legs:
@@ -111,14 +124,27 @@ class Continuity:
         """A part of the journal cannot be read."""
         self._happened(Reason(Cause.DAMAGE, detail))
 
+    def session_notice(self, session: int, ns: int, notice: str) -> None:
+        """The exchange says that it will close a session's connection."""
+        self.announced[session] = ns, notice or "no reason given"
+
+    def maintained(self, exchange: str, notice: str) -> None:
+        """The exchange says that it is in maintenance: so that is why sessions that ended just now did."""
+        for track in (*self.trades.values(), *self.books.values()):
+            if track.exchange == exchange and track.reason is not None and track.reason.cause is Cause.DISCONNECT:
+                track.happened(Reason(Cause.MAINTENANCE, f"{track.reason.detail}; announced: {notice}"))
+
     def tick(self, ns: int) -> None:
-        """A second has passed: who was waited for long enough is waited for no more."""
+        """A second has passed: who was waited for long enough is waited for no more, and old notices mean nothing."""
+        for session in [session for session, (at, _) in self.announced.items() if at < ns - ANNOUNCED_NS]:
+            del self.announced[session]
         for track in (*self.trades.values(), *self.books.values()):
             if track.is_pending:
                 track.wait_no_more(ns - PATIENCE_NS)
 
     def _end_all(self, reason: Reason) -> None:
         self.rejected.clear()
+        self.announced.clear()
         for track in (*self.trades.values(), *self.books.values()):
             track.happened(reason)
             for session in list(track.legs):
@@ -167,6 +193,7 @@ class Continuity:
             "trades": [_dumped(track) for track in self.trades.values()],
             "books": [_CONVERTER.unstructure(track) for track in self.books.values()],
             "rejected": [[session, *found] for session, found in self.rejected.items()],
+            "announced": [[session, *found] for session, found in self.announced.items()],
         }
 
     @classmethod
@@ -181,4 +208,5 @@ class Continuity:
         for book in _CONVERTER.structure(dumped["books"], list[BookTrack]):
             fold.books[book.exchange, book.market, book.native_symbol] = book
         fold.rejected = {session: (frame, reason) for session, frame, reason in dumped["rejected"]}
+        fold.announced = {session: (ns, notice) for session, ns, notice in dumped["announced"]}
         return fold

@@ -19,6 +19,7 @@ class Cause(StrEnum):
     """Why something is missing."""
 
     DISCONNECT = "disconnect"  # a session ended
+    MAINTENANCE = "maintenance"  # a session ended, as the exchange had announced
     PROCESS_DOWN = "process down"  # no collector was running
     BACKPRESSURE = "backpressure"  # the disk was full, and reading stopped
     REJECT = "reject"  # a frame could not be used

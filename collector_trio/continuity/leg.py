@@ -7,7 +7,18 @@ import attrs
 from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.runs import chains, runs
 from collector_trio.continuity.tracks import BookTrack, TradeTrack
-from collector_trio.exchanges.protocol import BookDelta, BookRules, Decoded, Ignored, Links, Reject, Trade, Trades
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    BookRules,
+    Control,
+    ControlKind,
+    Decoded,
+    Ignored,
+    Links,
+    Reject,
+    Trade,
+    Trades,
+)
 from collector_trio.instruments import Instrument
 
 
@@ -48,6 +59,8 @@ class Leg:
                     self.is_news = self.is_news or trades.dirty
         elif isinstance(decoded, Reject):
             self.continuity.rejected[self.session] = frame, decoded.reason
+        elif isinstance(decoded, Control) and decoded.kind is ControlKind.NOTICE:
+            self.continuity.session_notice(self.session, received_ns, decoded.text)
 
     def take_trades(self, trades: Trades, first_frame: int, where: Sequence[int]) -> Sequence[int]:
         """Take plain trades of one read together, trade `n` from frame `first_frame + where[n]`.

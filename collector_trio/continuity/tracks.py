@@ -67,9 +67,10 @@ class Track:
     def happened(self, reason: Reason) -> None:
         """Take note of what may be why the next item does not follow.
 
-        That nothing ran explains more than that the disk was full, and that more than that a session ended.
+        That nothing ran explains more than that the disk was full, and that more than that a session ended, of which
+        an announced end explains more than those that follow it.
         """
-        order = (Cause.DISCONNECT, Cause.DAMAGE, Cause.BACKPRESSURE, Cause.PROCESS_DOWN)
+        order = (Cause.DISCONNECT, Cause.MAINTENANCE, Cause.DAMAGE, Cause.BACKPRESSURE, Cause.PROCESS_DOWN)
         if self.reason is None or order.index(reason.cause) >= order.index(self.reason.cause):
             self.reason = reason
 

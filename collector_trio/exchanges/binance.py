@@ -6,7 +6,7 @@ from https://developers.binance.com/docs/derivatives (USD-M futures; change log 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
@@ -76,6 +76,22 @@ _STREAMS_PER_MESSAGE = 200
 def limits(market: str) -> Limits:
     """Return the documented limits, with a margin."""
     return _LIMITS[market]
+
+
+def used_weight(headers: Mapping[str, str]) -> int | None:
+    """Every answer says what this address has used in the current minute of the exchange's clock."""
+    used = headers.get("X-MBX-USED-WEIGHT-1M", "")
+    return int(used) if used.isascii() and used.isdigit() else None
+
+
+def maintenance_request() -> Request | None:
+    """The hosts we ask tell of none; the sockets do, by `serverShutdown`."""
+    return None
+
+
+def parse_maintenance(body: bytes, now_ms: int) -> str:
+    """Whatever it is, nobody asked for it."""
+    raise BadAnswer("Binance was not asked for its maintenance")
 
 
 def endpoint(market: str, channel: str) -> Endpoint:

@@ -5,7 +5,7 @@ The facts are from https://www.okx.com/docs-v5/en/ (August 2026) and its change 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -50,6 +50,58 @@ _ARGUMENTS_PER_MESSAGE = 200  # about 70 bytes each, of 64 KB allowed
 def limits(market: str) -> Limits:
     """Return the documented limits, with a margin."""
     return _LIMITS
+
+
+def used_weight(headers: Mapping[str, str]) -> int | None:
+    """OKX's answers say nothing about limits."""
+    return None
+
+
+# https://www.okx.com/docs-v5/en/#status-get-status: asked without a state it lists what is scheduled, ongoing or about
+# to open again. Services: 0 WebSocket, 1 spot, 2 futures, 3 perpetuals, 4 options, 5 trading, 9 trading in batches of
+# products, 99 others; accounts, blocks, bots, spreads and copied trades do not concern us. It may be asked once in 5 s.
+_STATUS = Request("/api/v5/system/status", 1)
+_SERVICES = {"0", "1", "2", "3", "4", "5", "9", "99"}
+
+
+class _Status(Struct):
+    title: str = ""
+    state: str = ""
+    begin: str = ""
+    end: str = ""
+    serviceType: str = "99"
+
+
+class _Statuses(Struct):
+    code: str
+    msg: str = ""
+    data: list[_Status] = []
+
+
+def maintenance_request() -> Request | None:
+    """Ask for the system's status."""
+    return _STATUS
+
+
+def parse_maintenance(body: bytes, now_ms: int) -> str:
+    """Read `system/status`. The state may lag behind the times, and the times behind the state."""
+    try:
+        answer = msgspec.json.decode(body, type=_Statuses)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadAnswer(f"status: {error}: {body[:200]!r}") from None
+    if answer.code != "0":
+        raise BadAnswer(f"status: code {answer.code}: {answer.msg}")
+    now = [each for each in answer.data if each.serviceType in _SERVICES and _is_on(each, now_ms)]
+    return "; ".join(dict.fromkeys(each.title or "maintenance" for each in now))
+
+
+def _is_on(status: _Status, now_ms: int) -> bool:
+    if status.state in ("ongoing", "pre_open"):
+        return True
+    bounds = status.begin, status.end
+    if status.state != "scheduled" or not all(bound.isascii() and bound.isdigit() for bound in bounds):
+        return False
+    return int(status.begin) <= now_ms <= int(status.end)
 
 
 def endpoint(market: str, channel: str) -> Endpoint:

@@ -4,7 +4,7 @@ An exchange is a module of plain data and pure functions that satisfies `Exchang
 clock or logs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -223,6 +223,20 @@ class Exchange(Plannable, Protocol):
 
     def parse_instruments(self, market: str, body: bytes) -> list[Instrument]:
         """Read that answer. Raises `BadAnswer`, also for an error in the exchange's own envelope."""
+
+    def used_weight(self, headers: Mapping[str, str]) -> int | None:
+        """Return how much of the REST budget an answer says is used, by whoever asks from our address; None if it says
+        nothing.
+        """
+
+    def maintenance_request(self) -> Request | None:
+        """Return the request whose answer tells of maintenance; None where there is none."""
+
+    def parse_maintenance(self, body: bytes, now_ms: int) -> str:
+        """Read from that answer what is being maintained at `now_ms` that market data may suffer from, "" for nothing.
+
+        Raises `BadAnswer`.
+        """
 
     def subscribe(self, subscriptions: Sequence[Subscription], request: int) -> str:
         """Return the one message that subscribes to all of `subscriptions`."""

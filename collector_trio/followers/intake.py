@@ -12,7 +12,17 @@ import attrs
 from collector_trio.continuity.fold import Continuity
 from collector_trio.continuity.tracks import TradeTrack
 from collector_trio.exchanges import EXCHANGES
-from collector_trio.exchanges.protocol import BookDelta, BookSnapshot, Control, Decoded, Ignored, Reject, Row, Trade
+from collector_trio.exchanges.protocol import (
+    BookDelta,
+    BookSnapshot,
+    Control,
+    ControlKind,
+    Decoded,
+    Ignored,
+    Reject,
+    Row,
+    Trade,
+)
 from collector_trio.followers.chunks import ALL, Finished, Line, Place, WaitingChanges, WaitingTrades
 from collector_trio.followers.keeping import Books, KeptBook
 from collector_trio.followers.notes import LedgerRows
@@ -125,10 +135,12 @@ class Intake:
 
     def _take_other(self, speaker: Speaker, said: Decoded, frame: bytes, line: Line) -> None:
         """Take a frame without rows."""
-        session, number, _ = line
+        session, number, received_ns = line
         if isinstance(said, Control):
             self.counts["control"] += 1
             self._classified(number, "control", f"{said.kind}: {said.text}" if said.text else said.kind)
+            if said.kind is ControlKind.NOTICE and session is not None and self.continuity is not None:
+                self.continuity.session_notice(session, received_ns, said.text)
         elif isinstance(said, Ignored):
             self.ignore(number, said.reason)
             self._take_number(speaker, said, line)

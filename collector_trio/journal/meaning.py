@@ -18,5 +18,7 @@ def take_note(continuity: Continuity, note: Note) -> None:
             continuity.process_stopped()
     elif note.letter is Letter.VERDICT and value["verdict"] == "unreadable":
         continuity.unreadable((value["exchange"], value["market"], value["native_symbol"]))
+    elif note.letter is Letter.VERDICT and value["verdict"] == "maintenance":
+        continuity.maintained(value["exchange"], value["notice"])
     elif note.letter is Letter.REFUSAL:
         continuity.refused(value["since_ns"], value["until_ns"])

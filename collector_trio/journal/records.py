@@ -49,7 +49,7 @@ class Letter(StrEnum):
     TICK = "t"  # a second has passed
     STEP = "k"  # the wall clock jumped
     REFUSAL = "r"  # batches were not accepted: the disk was full
-    VERDICT = "v"  # the recorder gives up on something
+    VERDICT = "v"  # the recorder has found something out that no frame says
     STATE = "s"  # at the end of a segment: what the recorder takes for seen and for missing
     SEALED = "z"  # last line of a whole segment
 

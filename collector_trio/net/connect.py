@@ -106,7 +106,7 @@ async def connect(
     address = _parse(url)
     stream = await dial(address.host, address.port, proxy=proxy, connector=connector)
     if address.secure:
-        stream = await start_tls(stream, address.host, ssl_context)
+        stream = await start_tls(stream, address.host, ssl_context, proxy=proxy)
     tap = Tap(stream, sink, clock, max_message_bytes)
     async with _owning(stream, tap):
         problem: BaseException | None = None

@@ -56,14 +56,16 @@ async def dial(host: str, port: int, *, proxy: str | None, connector: Connector 
     return stream
 
 
-async def start_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext) -> trio.abc.Stream:
+async def start_tls(
+    stream: trio.abc.Stream, host: str, context: ssl.SSLContext, *, proxy: str | None = None
+) -> trio.abc.Stream:
     """Return `stream` encrypted, once the server has shown a certificate for `host` that `context` trusts; the caller
-    owns it.
+    owns it. `proxy` is the URL of the one between, who may have promised too much.
 
     Raises ConnectionEnded, `tls` or `timeout`, and then `stream` is closed.
     """
     async with closed_on_failure(stream):
-        with _step("tls", TLS_S, f"TLS with {host}"):
+        with _step("tls", TLS_S, f"TLS with {host}" + (f" through {parse_proxy(proxy)}" if proxy else "")):
             secured = TlsStream(stream, context, host)
             await secured.do_handshake()
     return secured

@@ -1,22 +1,29 @@
 """The one door to HTTP: a client per exchange and market, whose every failure is `HttpFailed`."""
 
-import math
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import attrs
 import httpx
 import trio
 
 from collector_trio import __version__
-from collector_trio.errors import ConnectionEnded, HttpFailed
+from collector_trio.errors import ConnectionEnded, HttpFailed, Refusal
 from collector_trio.net.dial import Connector, tcp
+from collector_trio.net.refusals import excerpt, retry_after_s
 from collector_trio.net.transport import CONNECTIONS, OneShotTransport
 
 REQUEST_S = 30.0  # from asking to the last byte, the wait for a free connection included
+
+
+@attrs.frozen
+class HttpAnswer:
+    """What a server answered; header names are looked up in any case."""
+
+    body: bytes
+    headers: httpx.Headers
 
 
 @attrs.frozen
@@ -27,10 +34,14 @@ class HttpClient:
     _client: httpx.AsyncClient
 
     async def get(self, path: str) -> bytes:
-        """Return the body found at `path` (with its query), which is appended to the base URL's own path.
+        """Return the body of what `ask` returns."""
+        return (await self.ask(path)).body
+
+    async def ask(self, path: str) -> HttpAnswer:
+        """Return what is found at `path` (with its query), which is appended to the base URL's own path.
 
         Raises HttpFailed for whatever is not an answer with data: no connection, no whole answer within `REQUEST_S`, a
-        status other than 2xx (with `retry_after_s` where the server says), an HTML page, a body of more than 64 MiB.
+        status other than 2xx, an HTML page, a body of more than 64 MiB.
         """
         url = f"{self.base_url.rstrip('/')}/{path.lstrip('/')}"
         try:
@@ -40,13 +51,16 @@ class HttpClient:
             raise HttpFailed(url, f"no whole answer within {REQUEST_S:g} s") from None
         except (ConnectionEnded, httpx.HTTPError, httpx.InvalidURL) as error:
             raise HttpFailed(url, str(error) or type(error).__name__) from error
-        status, body = response.status_code, response.content
+        body, headers = response.content, response.headers
+        began = excerpt(body)
         if not response.is_success:
-            problem = f"HTTP {status} {response.reason_phrase}: {_excerpt(body)}"
-            raise HttpFailed(url, problem, status=status, retry_after_s=_retry_after_s(response.headers))
-        if body.lstrip()[:1] == b"<" or response.headers.get("content-type", "").startswith("text/html"):
-            raise HttpFailed(url, f"an HTML page instead of data: {_excerpt(body)}", status=status)
-        return body
+            wait_s = retry_after_s(headers.get("retry-after", ""), headers.get("date", ""), datetime.now(UTC))
+            problem = f"HTTP {response.status_code} {response.reason_phrase}: {began}"
+            raise HttpFailed(url, problem, Refusal(response.status_code, wait_s, began))
+        if body.lstrip()[:1] == b"<" or headers.get("content-type", "").startswith("text/html"):
+            problem = f"an HTML page instead of data: {began}"
+            raise HttpFailed(url, problem, Refusal(response.status_code, None, began))
+        return HttpAnswer(body, headers)
 
 
 @asynccontextmanager
@@ -76,22 +90,3 @@ async def open_client(
         },
     ) as client:
         yield HttpClient(base_url, client)
-
-
-def _excerpt(body: bytes) -> str:
-    return " ".join(body[:200].decode(errors="replace").split())
-
-
-def _retry_after_s(headers: httpx.Headers) -> float | None:
-    """Return the seconds to wait: given as such, or as a date, held against the server's own clock if it tells."""
-    text = headers.get("retry-after", "")
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            until = parsedate_to_datetime(text)
-            now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
-            seconds = (until - now).total_seconds()
-        except (ValueError, TypeError):  # TypeError: one of the dates has no time zone
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -14,13 +14,15 @@ The first ending is the verdict; later ones repeat it.
 import re
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Protocol
 
 import trio
 
-from collector_trio.errors import ConnectionEnded
+from collector_trio.errors import ConnectionEnded, Refusal
 from collector_trio.net.dial import describe, peer_has_left
 from collector_trio.net.frames import MAX_MESSAGE_BYTES, FrameSplitter
+from collector_trio.net.refusals import excerpt, retry_after_s
 
 RECEIVE_BYTES = 262_144  # what one read brings is one batch; TLS brings a quarter of that at most
 SEND_S = 10.0
@@ -30,6 +32,7 @@ MAX_HEAD_BYTES = 16_384  # h11's limit, too
 _HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare newlines, so we must
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3}) ?([^\r\n]*)")
 _RETRY_AFTER = re.compile(rb"(?im)^retry-after:[ \t]*([^\r\n]*)")
+_DATE = re.compile(rb"(?im)^date:[ \t]*([^\r\n]*)")
 _CODES = {
     1000: "normal",
     1001: "going away",
@@ -99,14 +102,14 @@ class Tap(trio.abc.Stream):
         stays = self._left is None and (self.verdict is None or self.verdict.reason == "protocol")
         return self._opened.is_set() and stays and not self._splitter.close and not self._cut_short
 
-    def ended(self, reason: str, detail: str) -> ConnectionEnded:
+    def ended(self, reason: str, detail: str, refusal: Refusal | None = None) -> ConnectionEnded:
         """Return the verdict on this connection: the first ending, or the peer's CLOSE frame if one came."""
         if self.verdict is None:
             if self._splitter.close:
                 code, text = self._splitter.close
                 reason, detail = "closed", f"{code} {text or _CODES.get(code, '')}".strip()
-            self.verdict = ConnectionEnded(reason, detail)
-        return ConnectionEnded(self.verdict.reason, self.verdict.detail)
+            self.verdict = ConnectionEnded(reason, detail, refusal)
+        return ConnectionEnded(self.verdict.reason, self.verdict.detail, self.verdict.refusal)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return the next bytes that are for trio-websocket, having passed on the messages that came before them.
@@ -245,19 +248,25 @@ class Tap(trio.abc.Stream):
             return data
         status = _STATUS.match(self._head)
         if status and status[1] != b"101":
-            raise self.ended("refused", _refusal(bytes(self._head), end.end()))
+            raise self.ended("refused", *_refusal(bytes(self._head), end.end()))
         self._upgraded = True
         self._behind_head = data[end.end() - seen :]
         return data[: end.end() - seen]
 
 
-def _refusal(answer: bytes, head_end: int) -> str:
+def _refusal(answer: bytes, head_end: int) -> tuple[str, Refusal]:
     """Sum up an answer that is not 101: `HTTP 503 Service Unavailable (retry after 7): start of the body`."""
     status = _STATUS.match(answer)
     assert status is not None
-    retry = _RETRY_AFTER.search(answer, 0, head_end)
+    retry, date = (_header(pattern, answer, head_end) for pattern in (_RETRY_AFTER, _DATE))
     parts = [f"HTTP {status[1].decode()} {status[2].decode(errors='replace').strip()}".strip()]
     if retry:
-        parts.append(f"(retry after {retry[1].decode(errors='replace').strip()})")
-    body = " ".join(answer[head_end : head_end + 200].decode(errors="replace").split())
-    return " ".join(parts) + (f": {body}" if body else "")
+        parts.append(f"(retry after {retry})")
+    body = excerpt(answer[head_end:])
+    refusal = Refusal(int(status[1]), retry_after_s(retry, date, datetime.now(UTC)), body)
+    return " ".join(parts) + (f": {body}" if body else ""), refusal
+
+
+def _header(pattern: re.Pattern[bytes], answer: bytes, head_end: int) -> str:
+    found = pattern.search(answer, 0, head_end)
+    return found[1].decode(errors="replace").strip() if found else ""

@@ -38,7 +38,7 @@ class OneShotTransport(httpx.AsyncBaseTransport):
         async with self._slots:
             stream = await dial(url.host, port, proxy=self._proxy, connector=self._connector)
             if url.scheme == "https":
-                stream = await start_tls(stream, url.host, self._ssl_context)
+                stream = await start_tls(stream, url.host, self._ssl_context, proxy=self._proxy)
             try:
                 return await _exchange(stream, request)
             except h11.RemoteProtocolError as error:

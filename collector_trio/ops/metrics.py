@@ -41,6 +41,7 @@ class Metrics(Collector):
         yield from _process(status)
         yield from _sockets(status)
         yield from _streams(status)
+        yield _holds(status)
         yield _exchange_lag(self._lags)
         yield from _storage(status)
         yield from _rows_and_gaps(status)
@@ -117,6 +118,13 @@ def _streams(status: Status) -> Iterator[Metric]:
     yield _gauges(
         "last_data_age_seconds", "Since data last came; since the start where none has come.", ["stream"],
         {(s.name,): status.uptime_s if s.last_data_age_s is None else s.last_data_age_s for s in streams},
+    )  # fmt: skip
+
+
+def _holds(status: Status) -> Metric:
+    return _gauges(
+        "venue_held", "1 while nothing is asked of a venue, or of one host of it, because of how it answered.",
+        ["venue", "host", "status"], {(hold.venue, hold.host, str(hold.status)): 1 for hold in status.holds},
     )  # fmt: skip
 
 

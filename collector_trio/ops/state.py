@@ -25,6 +25,7 @@ from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.append import Journal
 from collector_trio.journal.segments import journal_dir
 from collector_trio.journal.space import Floor, free_bytes
+from collector_trio.net.gate import Hold
 from collector_trio.ops.census import NOBODY, Fd, Owners
 from collector_trio.ops.fds import STATES, TCP
 from collector_trio.ops.lag import LagHistogram, LoopLag
@@ -33,6 +34,7 @@ from collector_trio.ops.status import (
     FdStatus,
     FollowerStatus,
     GapStatus,
+    HoldStatus,
     JournalStatus,
     SocketStatus,
     Status,
@@ -105,6 +107,7 @@ class Parts:
     lags: Mapping[str, LagHistogram]
     continuity: Continuity
     follower_totals: Callable[[], Mapping[str, Any]]
+    holds: Callable[[], Sequence[Hold]] = tuple  # what venues do not want to be asked now
 
 
 @attrs.define
@@ -162,6 +165,7 @@ class Observer:
             memory_bytes=resident_bytes(),
             event_loop_lag_s=round(self.loop_lag.worst_s, 6),
             streams=streams,
+            holds=tuple(map(_hold, parts.holds())),
             sockets=self._sockets([found for found in census if found.kind == TCP]),
             fds=self._fds(census),
             journal=self._journal(),
@@ -324,14 +328,20 @@ class Observer:
     # The probes
 
     def _not_ready(self, streams: Sequence[StreamStatus]) -> Iterable[str]:
+        waiting: set[str] = set()
         planned = {(stream.exchange, market) for stream in streams for market in stream.markets}
         for exchange, market in dict.fromkeys((each.exchange, each.market) for each in self.parts.config.record):
             if (exchange, market) not in planned:
+                waiting.add(exchange)
                 yield f"{exchange} {market}: no stream yet; its instruments are awaited, or list none of its symbols"
         for stream in streams:
             if stream.state != "live":
+                waiting.add(stream.exchange)
                 after = f" after {stream.last_ending}" if stream.last_ending else ""
                 yield f"{stream.name}: {stream.state}{after}"
+        for hold in self.parts.holds():
+            if hold.venue in waiting:
+                yield f"{hold.what}: nothing is asked until {iso_time(hold.until_ns)}; {hold.text}"
         if self.parts.journal.is_refusing:
             yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
 
@@ -400,6 +410,11 @@ def _last_ending(stream: Stream) -> str | None:
     if last.ending is not None:
         return str(last.ending)
     return "crashed" if stream.ended["crashed"] else None  # else it was we who ended it, for another plan
+
+
+def _hold(hold: Hold) -> HoldStatus:
+    since, until = iso_time(hold.since_ns), iso_time(hold.until_ns)
+    return HoldStatus(hold.venue, hold.host, hold.status, hold.text, hold.told, hold.refused, since, until)
 
 
 def book_state(track: BookTrack) -> str:

@@ -35,6 +35,22 @@ class StreamStatus:
 
 
 @attrs.frozen
+class HoldStatus:
+    """A venue, or one `host` of it ("" is all), of which nothing is asked `until` then, because of an answer with HTTP
+    `status`. `told`: the answer said for how long. `refused`: how often in a row.
+    """
+
+    venue: str
+    host: str
+    status: int
+    reason: str
+    told: bool
+    refused: int
+    since: str
+    until: str
+
+
+@attrs.frozen
 class SocketStatus:
     """The census: TCP sockets by owner and state, and each of them. `unowned` ones are leaks."""
 
@@ -131,6 +147,7 @@ class Status:
     memory_bytes: int
     event_loop_lag_s: float
     streams: tuple[StreamStatus, ...]
+    holds: tuple[HoldStatus, ...]
     sockets: SocketStatus
     fds: FdStatus
     journal: JournalStatus

@@ -9,12 +9,13 @@ from collector_trio.sim.recordings import RecordedFrame, Recording, load_recordi
 from collector_trio.sim.run import run_sim
 from collector_trio.sim.scenario import BUILT_IN, BUMPY, CALM, Scenario, load_scenario
 from collector_trio.sim.server import SimServer, serve
-from collector_trio.sim.truth import ConnectionRecord, FaultRecord, Sent, Struck, Truth
+from collector_trio.sim.truth import Asked, ConnectionRecord, FaultRecord, Sent, Struck, Truth
 
 __all__ = [
     "BUILT_IN",
     "BUMPY",
     "CALM",
+    "Asked",
     "BookFact",
     "ConnectionRecord",
     "Fault",

@@ -15,6 +15,7 @@ from collector_trio.sim.binance_listed import perp_symbols, spot_symbol
 from collector_trio.sim.facts import TradeFact
 from collector_trio.sim.feed import BookText
 from collector_trio.sim.http import Answer, Request, Slow
+from collector_trio.sim.police import Police
 from collector_trio.sim.venue import Venue
 
 FUTURES_DEPTHS = {5: 2, 10: 2, 20: 2, 50: 2, 100: 5, 500: 10, 1000: 20}
@@ -25,6 +26,7 @@ class Terms:
     """What differs between the two: the path, the weight a minute may have, and how much a call weighs."""
 
     prefix: str
+    endpoint: str
     perp: bool
     limit: int
     weight: Callable[[str, int | None], int]
@@ -44,21 +46,20 @@ def _futures_weight(call: str, limit: int | None) -> int:
     return 20 if call == "aggTrades" else 1
 
 
-SPOT = Terms("/api/v3/", False, 6000, _spot_weight)
-FUTURES = Terms("/fapi/v1/", True, 2400, _futures_weight)
+SPOT = Terms("/api/v3/", "binance.spot.rest", False, 6000, _spot_weight)
+FUTURES = Terms("/fapi/v1/", "binance.perp.rest", True, 2400, _futures_weight)
 
 
 class BinanceRest:
     """Answers for one market.
 
-    Weights are counted per minute of the exchange's clock and told in a header, never enforced.
+    Weights are counted per minute of the exchange's clock and told in a header.
     """
 
-    def __init__(self, venue: Venue, terms: Terms) -> None:
+    def __init__(self, venue: Venue, terms: Terms, police: Police) -> None:
         self._venue = venue
         self._terms = terms
-        self._minute = 0
-        self._used = 0
+        self._police = police
         self._calls: Mapping[str, Callable[[Request], Answer | Slow]] = {
             "ping": self._ping,
             "time": self._time,
@@ -73,22 +74,17 @@ class BinanceRest:
         call = self._calls.get(name)
         if call is None:
             return Answer({"code": -1000, "msg": f"No such path: {request.path}"}, 404)
-        answer = call(request)
         limit = _number(request.query, "limit", 0) if "limit" in request.query else None
-        self._count(self._terms.weight(name, limit))
+        refused = self._police.ask(self._terms.endpoint, self._terms.weight(name, limit))
+        answer = refused or call(request)
         if isinstance(answer, Slow):
             later = answer.answer
             return attrs.evolve(answer, answer=lambda: self._weighed(later()))
         return self._weighed(answer)
 
     def _weighed(self, answer: Answer) -> Answer:
-        return attrs.evolve(answer, headers={**answer.headers, "X-MBX-USED-WEIGHT-1M": str(self._used)})
-
-    def _count(self, weight: int) -> None:
-        minute = self._venue.clock.ms() // 60_000
-        if minute != self._minute:
-            self._minute, self._used = minute, 0
-        self._used += weight
+        used = self._police.used(self._terms.endpoint)
+        return attrs.evolve(answer, headers={**answer.headers, "X-MBX-USED-WEIGHT-1M": str(used)})
 
     def _unit(self, request: Request) -> int:
         """Return how many microseconds the request's time unit has; futures know milliseconds only."""

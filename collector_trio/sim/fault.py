@@ -11,6 +11,7 @@ class Prey(Enum):
 
     CONNECTION = auto()
     HANDSHAKE = auto()
+    CALL = auto()  # any REST request
     FRAME = auto()
     CHANGE = auto()  # what an exchange publishes of one instrument
     REQUEST = auto()  # for a whole book
@@ -58,7 +59,11 @@ KINDS: Mapping[str, Kind] = {
     "drop": Kind(Prey.CONNECTION, _TIMES),
     "abort": Kind(Prey.CONNECTION, _TIMES),
     "stall": Kind(Prey.CONNECTION, _TIMES | {"duration_s"}),
+    "shutdown": Kind(Prey.CONNECTION, _TIMES | {"delay_s", "duration_s", "told"}),
     "refuse": Kind(Prey.HANDSHAKE, _TIMES | {"count", "status", "retry_after_s"}),
+    "deny": Kind(Prey.CALL, _TIMES | {"count", "status", "retry_after_s"}),
+    "ban": Kind(Prey.CALL, _TIMES | {"duration_s", "status", "told"}),
+    "spend": Kind(Prey.CALL, _TIMES | {"count"}, "binance"),
     "lose": Kind(Prey.FRAME, _FRAMES | {"count"}),
     "double": Kind(Prey.FRAME, _FRAMES | {"count", "delay_s"}),
     "reorder": Kind(Prey.FRAME, _FRAMES | {"count", "by"}),
@@ -80,7 +85,7 @@ KINDS: Mapping[str, Kind] = {
 
 ENDPOINTS = ("binance.spot", "binance.perp.public", "binance.perp.market", "okx.public", "okx.business")
 TARGETS = ("any", "binance", "binance.perp", "okx", *ENDPOINTS)
-STATUSES = (503, 429, 418, 451)
+STATUSES = (503, 429, 418, 451, 403)
 MARKETS = ("spot", "perp")
 CHANNELS = ("trades", "book")
 
@@ -100,7 +105,17 @@ class Fault:
     - abort: RST.
     - stall: no data for `duration_s`, while TCP stays up and control messages are answered. What would have been sent
       is never sent.
+    - shutdown: the notice before an exchange closes (Binance serverShutdown, OKX 64008); `delay_s` later (5 s) a close
+      frame, and then handshakes get HTTP 503 for `duration_s`; OKX's /api/v5/system/status says so, too. With `told`
+      false there is no notice.
     - refuse: the next `count` handshakes get HTTP `status`, with Retry-After if `retry_after_s` is given.
+
+    REST, of `target`:
+
+    - deny: the next `count` requests get HTTP `status`, with Retry-After if `retry_after_s` is given.
+    - ban: for `duration_s` all requests, and all handshakes, get HTTP `status`, with what is left as Retry-After and in
+      the text; not so with `told` false.
+    - spend (Binance): somebody else at our address uses `count` of this minute's weight.
 
     Frames, the next `count` in the scope on every open connection:
 
@@ -149,6 +164,7 @@ class Fault:
     delay_s: float | None = None
     by: int = 1
     snapshot: bool = False
+    told: bool = True
 
     @property
     def prey(self) -> Prey:

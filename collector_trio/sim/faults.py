@@ -1,6 +1,8 @@
 """Faults: when they strike, whom, and what they do to a connection. Those that lie in wait are handed to `traps`."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from math import ceil
 
 import attrs
 import trio
@@ -9,12 +11,24 @@ from collector_trio.sim.connection import Connection
 from collector_trio.sim.fault import Fault, Prey
 from collector_trio.sim.http import Answer
 from collector_trio.sim.mishaps import Mishaps
+from collector_trio.sim.police import WEIGHTS, Police
 from collector_trio.sim.truth import FaultRecord, Truth
 from collector_trio.sim.venue import Venue
 
 AGAIN_S = 1.0  # a fault that finds nobody looks again so much later: one who has data may subscribe to more
 # These await something that is yet to come; the others a connection that was sent data.
-AWAITING = (Prey.HANDSHAKE, Prey.REQUEST, Prey.SUBSCRIPTION)
+AWAITING = (Prey.HANDSHAKE, Prey.CALL, Prey.REQUEST, Prey.SUBSCRIPTION)
+LEAD_S = 5.0  # between an exchange's notice and its close
+
+
+@attrs.frozen
+class Ban:
+    """Who asks `target` of `fault` from `since` until `until` (trio time) is refused; handshakes alone if `dials`."""
+
+    fault: Fault
+    since: float
+    until: float
+    dials: bool
 
 
 @attrs.define(eq=False)
@@ -28,9 +42,11 @@ class Faults:
     now_ns: Callable[[], int]
     mishaps: Mishaps
     venues: Sequence[Venue]
+    police: Police
     connections: set[Connection] = attrs.Factory(set)
     _news: trio.Event = attrs.Factory(trio.Event)
     _refusals: list[tuple[Fault, int]] = attrs.Factory(list)
+    bans: list[Ban] = attrs.Factory(list)
 
     def strike(self, fault: Fault, conn: int | None = None) -> int:
         """Let `fault` happen now, whenever it was meant for; with `conn` to this connection only.
@@ -49,16 +65,48 @@ class Faults:
         self.truth.add_fault(record)
         if fault.prey is Prey.CHANGE:
             return self._trap_feeds(fault, record)
-        if fault.prey is Prey.HANDSHAKE:
+        if fault.kind in ("refuse", "deny"):
             self._refusals.append((fault, fault.count))
+        elif fault.kind == "ban":
+            now = trio.current_time()
+            self.bans.append(Ban(fault, now, now + fault.duration_s, dials=False))
+        elif fault.kind == "spend":
+            for pool in WEIGHTS:
+                if fault.strikes(f"{pool}.rest"):
+                    self.police.spend(pool, fault.count)
         elif fault.prey in AWAITING:
             traps.set(fault, record)
         for connection in struck:
             if fault.prey is Prey.FRAME:
                 traps.set(fault, record, connection=connection)
+            elif fault.kind == "shutdown":
+                self._shut_down(connection, fault)
             else:
                 _end(connection, fault)
+        if fault.kind == "shutdown":
+            closed = trio.current_time() + self._lead_s(fault)
+            self.bans.append(Ban(fault, closed, closed + fault.duration_s, dials=True))
         return len(struck)
+
+    def _lead_s(self, fault: Fault) -> float:
+        return LEAD_S if fault.delay_s is None else fault.delay_s
+
+    def _shut_down(self, connection: Connection, fault: Fault) -> None:
+        """Say what the exchange says before it closes a connection, and close it later."""
+        if connection.endpoint.startswith("okx"):
+            said = "The connection will soon be closed for a service upgrade. Please reconnect."
+            notice: dict[str, object] = {
+                "event": "notice",
+                "code": "64008",
+                "msg": said,
+                "connId": f"{connection.record.conn:08x}",
+            }
+        else:
+            event = {"e": "serverShutdown", "E": self.now_ns() // 1_000_000}
+            notice = {"stream": "!serverShutdown", "data": event}
+        if fault.told:
+            connection.say(json.dumps(notice, separators=(",", ":")))
+        self.mishaps.later.after(self._lead_s(fault), lambda: connection.end("close", 1001))
 
     def _trap_feeds(self, fault: Fault, record: FaultRecord) -> int:
         """Set a trap for each instrument whose time has begun, and hurry it."""
@@ -72,10 +120,16 @@ class Faults:
                     number += 1
         return number
 
-    def refusal(self, endpoint: str) -> Answer | None:
-        """Return the answer for a handshake that is to be refused; None lets it through."""
+    def refusal(self, endpoint: str, prey: Prey) -> Answer | None:
+        """Return the answer for a handshake or a REST request that is to be refused; None lets it through."""
+        now = trio.current_time()
+        self.bans = [ban for ban in self.bans if now < ban.until]
+        for ban in self.bans:
+            if ban.since <= now and ban.fault.strikes(endpoint) and (prey is Prey.HANDSHAKE or not ban.dials):
+                self.truth.refused += 1
+                return self._banned(ban, now)
         for index, (fault, left) in enumerate(self._refusals):
-            if fault.strikes(endpoint):
+            if fault.prey is prey and fault.strikes(endpoint):
                 if left > 1:
                     self._refusals[index] = (fault, left - 1)
                 else:
@@ -86,6 +140,24 @@ class Faults:
                     {"code": -1003 if fault.status in (418, 429) else 0, "msg": "refused"}, fault.status, headers
                 )
         return None
+
+    def _banned(self, ban: Ban, now: float) -> Answer:
+        if ban.dials:
+            return Answer({"code": 0, "msg": "Service Unavailable."}, 503)
+        if not ban.fault.told:
+            return Answer({"code": -1003, "msg": "refused"}, ban.fault.status)
+        until_ms = self.now_ns() // 1_000_000 + round((ban.until - now) * 1000)
+        text = f"Way too much request weight used; IP banned until {until_ms}. Please use the websocket."
+        return Answer({"code": -1003, "msg": text}, ban.fault.status, {"Retry-After": str(ceil(ban.until - now))})
+
+    def maintained_ns(self, exchange: str) -> list[tuple[int, int]]:
+        """Return from when to when an exchange says that it is in maintenance, where that is now."""
+        now, now_ns = trio.current_time(), self.now_ns()
+        return [
+            (now_ns + round((ban.since - now) * 1e9), now_ns + round((ban.until - now) * 1e9))
+            for ban in self.bans
+            if ban.dials and ban.since <= now < ban.until and ban.fault.strikes(f"{exchange}.public")
+        ]
 
     def fed(self) -> None:
         """Take note that a connection was sent its first data."""

@@ -114,6 +114,7 @@ async def respond(stream: trio.abc.Stream, answer: Answer) -> None:
 _REASONS = {
     200: b"OK",
     400: b"Bad Request",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     418: b"I'm a teapot",

@@ -3,13 +3,16 @@
 Errors come as HTTP 200 with a code: https://www.okx.com/docs-v5/en/#overview-rest
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import attrs
 
 from collector_trio.sim.facts import TradeFact
 from collector_trio.sim.http import Answer, Request
 from collector_trio.sim.market import Listing
 from collector_trio.sim.okx_tape import DEPTH, order_count
+from collector_trio.sim.police import Police
 from collector_trio.sim.venue import Venue
 
 MARKETS = {"SPOT": "spot", "SWAP": "perp"}
@@ -19,10 +22,14 @@ INST_TYPES = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION", "EVENTS")
 class OkxRest:
     """Answers under /api/v5/."""
 
-    def __init__(self, venue: Venue) -> None:
+    def __init__(self, venue: Venue, police: Police, maintained_ns: Callable[[], Iterable[tuple[int, int]]]) -> None:
+        """`maintained_ns` tells from when to when there is maintenance, in nanoseconds since the epoch."""
         self._venue = venue
+        self._maintained_ns = maintained_ns
+        self._police = police
         self._calls: Mapping[str, Callable[[Request], Answer]] = {
             "/api/v5/public/time": self._time,
+            "/api/v5/system/status": self._status,
             "/api/v5/public/instruments": self._instruments,
             "/api/v5/market/books": self._books,
             "/api/v5/market/history-trades": self._history_trades,
@@ -33,7 +40,21 @@ class OkxRest:
         call = self._calls.get(request.path)
         if call is None:
             return Answer({"code": "404", "msg": f"Not Found: {request.path}", "data": []}, 404)
+        refused = self._police.ask("okx.rest", 1)
+        if refused is not None:
+            return attrs.evolve(refused, body={"code": "50011", "msg": "Too Many Requests", "data": []}, headers={})
         return call(request)
+
+    def _status(self, request: Request) -> Answer:
+        """Tell of maintenance: https://www.okx.com/docs-v5/en/#status-get-status"""
+        terms = {"title": "WebSocket upgrade", "serviceType": "0", "system": "unified", "maintType": "1", "env": "1"}
+        empty = dict.fromkeys(("href", "preOpenBegin", "scheDesc"), "")
+        return _data(
+            [
+                {**terms, **empty, "state": "ongoing", "begin": str(begin // 10**6), "end": str(end // 10**6)}
+                for begin, end in self._maintained_ns()
+            ]
+        )
 
     def _time(self, request: Request) -> Answer:
         return _data([{"ts": str(self._venue.clock.ms())}])

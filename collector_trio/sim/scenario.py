@@ -19,7 +19,8 @@ class Scenario:
     """What is simulated.
 
     Rates are per symbol, on each exchange and in each market; a quiet symbol trades about once an hour and its book
-    changes every 90 s. `book_levels`: how many levels a side a book has, give or take a quarter.
+    changes every 90 s. `book_levels`: how many levels a side a book has, give or take a quarter. `enforce_limits`: who
+    dials or asks too often is answered 429, and who goes on is banned.
     """
 
     symbols: tuple[str, ...] = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
@@ -29,6 +30,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     markets: tuple[str, ...] = MARKETS
     book_levels: int = LEVELS
+    enforce_limits: bool = False
 
 
 CALM = Scenario()
@@ -91,6 +93,8 @@ class _Reader:
             values["markets"] = self._markets(values["markets"])
         if "book_levels" in values:
             self._whole("book_levels", values["book_levels"], 20, 20_000)
+        if not isinstance(values.get("enforce_limits", False), bool):
+            self._wrong("enforce_limits", values["enforce_limits"], "true or false")
         if "faults" in values:
             values["faults"] = self._faults(values["faults"])
         if self.problems:
@@ -134,7 +138,7 @@ class _Reader:
             "market": MARKETS,
             "channel": CHANNELS,
         }
-        if key == "snapshot":
+        if key in ("snapshot", "told"):
             if not isinstance(value, bool):
                 self._wrong(name, value, "true or false")
         elif key in choices:

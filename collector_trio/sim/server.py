@@ -8,6 +8,7 @@ same for any stream, such as memory streams under a MockClock.
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from collector_trio.sim.binance import BinanceSession
 from collector_trio.sim.binance_rest import BinanceRest
 from collector_trio.sim.binance_tape import BinanceTape
 from collector_trio.sim.connection import Connection, Session
-from collector_trio.sim.fault import Fault
+from collector_trio.sim.fault import Fault, Prey
 from collector_trio.sim.faults import Faults
 from collector_trio.sim.feed import BookText, Clock, Feed
 from collector_trio.sim.http import Answer, Request, Slow, read_request, respond
@@ -37,6 +38,7 @@ from collector_trio.sim.mishaps import Mishaps
 from collector_trio.sim.okx import OkxSession
 from collector_trio.sim.okx_rest import OkxRest
 from collector_trio.sim.okx_tape import OkxTape
+from collector_trio.sim.police import Police
 from collector_trio.sim.recordings import Recording
 from collector_trio.sim.replay import Replay
 from collector_trio.sim.scenario import CALM, Scenario
@@ -108,7 +110,9 @@ class SimServer:
             for exchange, markets in (("binance", ("spot",)), ("binance", ("perp",)), ("okx", ("spot", "perp")))
         ]
         self._venues = (self._spot, self._perp, self._okx)
-        self._faults = Faults(self.truth, now_ns, self._mishaps, self._venues)
+        self._police = Police(self.truth, now_ns, scenario.enforce_limits)
+        self._faults = Faults(self.truth, now_ns, self._mishaps, self._venues, self._police)
+        self._police.also = partial(self._faults.refusal, prey=Prey.CALL)
         for fault in scenario.faults:
             if fault.chance is not None and fault.at_s is None:
                 self._faults.strike(fault)  # now, so that it does not depend on whose task runs first
@@ -120,9 +124,9 @@ class SimServer:
             by_exchange = {"binance": self._spot, "okx": self._okx}
             self._replay = Replay(recordings, by_exchange, speed=speed, announce=announce, done=self.replay_done)
         self._rest: Mapping[str, Callable[[Request], Answer | Slow]] = {
-            "/api/v3/": BinanceRest(self._spot, binance_rest.SPOT).answer,
-            "/fapi/v1/": BinanceRest(self._perp, binance_rest.FUTURES).answer,
-            "/api/v5/": OkxRest(self._okx).answer,
+            "/api/v3/": BinanceRest(self._spot, binance_rest.SPOT, self._police).answer,
+            "/fapi/v1/": BinanceRest(self._perp, binance_rest.FUTURES, self._police).answer,
+            "/api/v5/": OkxRest(self._okx, self._police, partial(self._faults.maintained_ns, "okx")).answer,
         }
 
     def endpoints_toml(self) -> str:
@@ -176,7 +180,7 @@ class SimServer:
         endpoint = ENDPOINTS.get(request.path)
         if not request.wants_websocket or endpoint is None:
             await self._serve_rest(stream, request)
-        elif refusal := self._faults.refusal(endpoint):
+        elif refusal := self._police.dial(endpoint) or self._faults.refusal(endpoint, Prey.HANDSHAKE):
             await respond(stream, refusal)
         else:
             await self._serve_websocket(stream, request, endpoint)

@@ -76,6 +76,17 @@ class FaultRecord:
     did: list[Struck] = attrs.Factory(list)
 
 
+class Asked(NamedTuple):
+    """One thing that was asked of an exchange, however it was answered: a `dial`, or a `rest` request and its weight,
+    by whose limits it counts ("binance.spot", "binance.perp", "okx").
+    """
+
+    at_ns: int
+    what: str
+    pool: str
+    weight: int
+
+
 @attrs.define(eq=False)
 class Truth:
     """The log of a server's life.
@@ -93,6 +104,7 @@ class Truth:
     burned: dict[Key, list[int]] = attrs.Factory(dict)
     rest: Counter[tuple[str, int]] = attrs.Factory(Counter)
     refused: int = 0
+    asked: list[Asked] = attrs.Factory(list)
     keep: bool = True
     log: IO[str] | None = None
     _folded: dict[Key, Folded] = attrs.Factory(dict)
@@ -161,6 +173,11 @@ class Truth:
         """Note what a fault did."""
         record.did.append(struck)
         self._write("struck", {"fault": record.kind, "at_ns": record.at_ns, **struck._asdict()})
+
+    def add_asked(self, asked: Asked) -> None:
+        """Note a handshake or a REST request."""
+        if self.keep:
+            self.asked.append(asked)
 
     def add_sent(self, entries: Sequence[Sent]) -> None:
         """Note data frames that went out on a connection."""

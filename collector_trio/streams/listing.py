@@ -15,7 +15,8 @@ from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Letter
 from collector_trio.journal.segments import state_dir, write_whole
 from collector_trio.net.budgets import Budget
-from collector_trio.net.http import HttpClient
+from collector_trio.net.gate import Gate, host_of
+from collector_trio.net.http import HttpAnswer, HttpClient
 from collector_trio.streams.supervisor import Surroundings, backoff
 
 
@@ -52,12 +53,17 @@ def _path(data_dir: Path, exchange: str, market: str) -> Path:
 
 
 async def fetch_listing(
-    exchange: Exchange, market: str, client: HttpClient, weight: Budget, clock: Callable[[], int]
+    exchange: Exchange, market: str, client: HttpClient, gate: Gate, weight: Budget, clock: Callable[[], int]
 ) -> Listing:
-    """Ask the exchange once. Raises HttpFailed or BadAnswer; a market without a single instrument is a bad answer."""
+    """Ask the exchange once, when it is our turn. Raises HttpFailed or BadAnswer; a market without a single instrument
+    is a bad answer.
+    """
     request = exchange.instruments_request(market)
-    await weight.take(min(request.weight, weight.rate.limit))  # a small share of a budget still asks, and waits longer
-    body = await client.get(request.path)
+    async with gate.asking(host_of(client.base_url), weight, units=request.weight) as turn:
+        with turn.judged():
+            answer = await client.ask(request.path)
+        heed_weight(exchange, market, answer, weight)
+    body = answer.body
     instruments = await trio.to_thread.run_sync(exchange.parse_instruments, market, body, limiter=rest_threads())
     if not instruments:
         raise BadAnswer(f"{exchange.NAME} lists no instruments of market {market}")
@@ -83,12 +89,19 @@ def weight_budget(exchange: Exchange, market: str, around: Surroundings) -> Budg
     return around.budgets.get(f"{limits.pool} weight", limits.weight.share(around.share))
 
 
+def heed_weight(exchange: Exchange, market: str, answer: HttpAnswer, weight: Budget) -> None:
+    """Let the budget rest where the venue says that as much is used as we would use alone: others ask from here too."""
+    used = exchange.used_weight(answer.headers)
+    if used is not None and used >= exchange.limits(market).weight.limit:
+        weight.rest()
+
+
 async def obtain_listing(exchange: Exchange, market: str, base_url: str, around: Surroundings) -> Listing:
     """Ask until there is an answer, with the streams' backoff. Says once that there is none, and once that there is one
     again.
     """
     log = around.log.bind(exchange=exchange.NAME, market=market)
-    weight = weight_budget(exchange, market, around)
+    gate, weight = around.gates.get(exchange.NAME), weight_budget(exchange, market, around)
     path = exchange.instruments_request(market).path
     facts = {"exchange": exchange.NAME, "market": market, "url": base_url + path}
     failed = False
@@ -96,14 +109,13 @@ async def obtain_listing(exchange: Exchange, market: str, base_url: str, around:
         around.journal.note(Letter.REQUEST, facts)
         try:
             async with around.open_client(base_url) as client:
-                listing = await fetch_listing(exchange, market, client, weight, around.clock)
+                listing = await fetch_listing(exchange, market, client, gate, weight, around.clock)
         except (HttpFailed, BadAnswer) as error:
             around.journal.note(Letter.FAILED, facts | {"reason": str(error)})
             report = log.debug if failed else log.warning
             report("no instruments", reason=str(error))
             failed = True
-            retry_after_s = error.retry_after_s if isinstance(error, HttpFailed) else None
-            await trio.sleep(max(delay_s, retry_after_s or 0.0))
+            await trio.sleep(delay_s)
         else:
             log.info("instruments", listed=len(listing.instruments))
             return listing

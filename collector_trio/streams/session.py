@@ -57,6 +57,8 @@ EXCUSED_AFTER = 3
 # Subscribing a broken book again: not sooner after the last time than this, then twice as long, up to this.
 MEND_FIRST_S = 1.0
 MEND_LONGEST_S = 30.0
+# A message that would have to wait for longer ends the session: the next connection has a budget of its own.
+MESSAGE_S = 30.0
 
 
 class Want(Protocol):
@@ -344,7 +346,11 @@ class Session:
                     broken.delay_s = min(broken.delay_s * 2, MEND_LONGEST_S)
 
     async def _send(self, connection: Connection, text: str) -> None:
-        await self.messages.take()
+        with trio.move_on_after(MESSAGE_S) as patience:
+            await self.messages.take()
+        if patience.cancelled_caught:  # the budget may be an hour's, and who waits for it judges no silence
+            used_up = f"{self.messages.rate} on one connection are used up, a new one has its own"
+            raise ConnectionEnded("spent", f"messages: {used_up}")
         self.journal.note(Letter.SUBSCRIBE, {"session": self.number, "text": text})
         await connection.send(text)
 

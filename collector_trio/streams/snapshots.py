@@ -15,10 +15,12 @@ import trio
 from collector_trio.continuity.chain import Answer
 from collector_trio.continuity.tracks import BookTrack
 from collector_trio.errors import HttpFailed
-from collector_trio.exchanges.protocol import BookSnapshot, Exchange
+from collector_trio.exchanges.protocol import BookSnapshot, Exchange, Request
 from collector_trio.instruments import Instrument
 from collector_trio.journal.records import Letter
-from collector_trio.streams.listing import rest_threads, weight_budget
+from collector_trio.net.budgets import Budget
+from collector_trio.net.gate import Turn, host_of
+from collector_trio.streams.listing import heed_weight, rest_threads, weight_budget
 from collector_trio.streams.supervisor import Surroundings, backoff
 
 AT_ONCE = 4  # requests in flight per market
@@ -64,7 +66,8 @@ class Snapshots:
         try:
             for delay_s in backoff(around.random):
                 async with limiter:
-                    retry_after_s = 0.0 if _is_synced(track) else await self._ask(instrument, track, around)
+                    if not _is_synced(track):
+                        await self._ask(instrument, track, around)
                 if _is_synced(track):
                     return
                 if not track.wants_snapshot:  # it has one, which waits for changes up to it
@@ -73,24 +76,31 @@ class Snapshots:
                         await news.wait()
                     if _is_synced(track):
                         return
-                await trio.sleep(max(delay_s, retry_after_s))
+                await trio.sleep(delay_s)
         except Exception:  # as with streams: a bug here must not end what others record
             around.log.exception("snapshot crashed", exchange=self.exchange.NAME, symbol=instrument.symbol)
             await trio.sleep(CRASHED_S)
         finally:
             del self._asked[instrument.native_symbol]
 
-    async def _ask(self, instrument: Instrument, track: BookTrack, around: Surroundings) -> float:
-        """Ask once, and let the track have the answer; return the seconds the venue wants us to wait."""
+    async def _ask(self, instrument: Instrument, track: BookTrack, around: Surroundings) -> None:
+        """Ask once, when it is our turn, and let the track have the answer."""
+        request = self.exchange.snapshot_request(instrument)
+        if request is None:
+            raise ValueError(f"{self.exchange.NAME} gives no snapshots of {instrument.symbol} by REST")
+        gate, weight = around.gates.get(self.exchange.NAME), weight_budget(self.exchange, self.market, around)
+        async with gate.asking(host_of(self.base_url), weight, units=request.weight) as turn:
+            if _is_synced(track):
+                turn.give_back()
+            else:
+                await self._ask_now(instrument, track, request, turn, weight, around)
+
+    async def _ask_now(
+        self, instrument: Instrument, track: BookTrack, request: Request, turn: Turn, weight: Budget,
+        around: Surroundings,
+    ) -> None:  # fmt: skip
         exchange, journal = self.exchange, around.journal
         log = around.log.bind(exchange=exchange.NAME, market=self.market, symbol=instrument.symbol)
-        request = exchange.snapshot_request(instrument)
-        if request is None:
-            raise ValueError(f"{exchange.NAME} gives no snapshots of {instrument.symbol} by REST")
-        weight = weight_budget(exchange, self.market, around)
-        await weight.take(min(request.weight, weight.rate.limit))
-        if track.chain.synced:
-            return 0.0
         session = journal.next_session()
         facts = {
             "session": session,
@@ -104,7 +114,10 @@ class Snapshots:
         reason = "cancelled"
         try:
             async with around.open_client(self.base_url) as client:
-                body = await client.get(request.path)
+                with turn.judged():
+                    said = await client.ask(request.path)
+            heed_weight(exchange, self.market, said, weight)
+            body = said.body
             # A deep book takes 20 ms to look through; the event loop goes on meanwhile.
             decode = partial(exchange.decode_snapshot, self.market, instrument.native_symbol, body)
             decoded = await trio.to_thread.run_sync(decode, limiter=rest_threads())
@@ -114,7 +127,7 @@ class Snapshots:
         except HttpFailed as error:
             reason = str(error)
             log.debug("no snapshot", reason=reason)
-            return error.retry_after_s or 0.0
+            return
         finally:
             journal.forget(name)
             if reason:
@@ -127,7 +140,6 @@ class Snapshots:
             level("snapshot", answer=answer.value, last_seq=decoded.last_seq)
         else:
             log.debug("snapshot of no use", reason=decoded.reason)
-        return 0.0
 
 
 def _is_synced(track: BookTrack) -> bool:

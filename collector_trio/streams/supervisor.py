@@ -8,6 +8,8 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
 from typing import NoReturn
 
 import attrs
@@ -18,7 +20,10 @@ from collector_trio.errors import ConnectionEnded
 from collector_trio.exchanges.protocol import Exchange
 from collector_trio.journal.append import Journal
 from collector_trio.net.budgets import Budget, Budgets
+from collector_trio.net.connect import Connection
+from collector_trio.net.gate import Gates, Hold, Turn, host_of
 from collector_trio.net.http import HttpClient
+from collector_trio.net.tap import Sink
 from collector_trio.plan import Rate, StreamPlan
 from collector_trio.streams.live import Live
 from collector_trio.streams.session import Connect, Session, Want
@@ -72,7 +77,8 @@ class Stream:
 @attrs.frozen
 class Surroundings:
     """What all streams share: the journal, what is known to be missing, the clock, randomness, the door to the network,
-    and the venues' budgets. `snapshots` by exchange and market: whom to ask for whole books where that is by REST.
+    and the venues' budgets and gates. `snapshots` by exchange and market: whom to ask for whole books where that is by
+    REST.
     """
 
     journal: Journal
@@ -86,6 +92,22 @@ class Surroundings:
     live: Live
     snapshots: Mapping[tuple[str, str], Want]
     observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
+    session_ended: Mapping[str, Callable[[], None]] = attrs.field(factory=dict)  # by exchange: who wants to hear of it
+    gates: Gates = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda self: Gates(self.clock, self.random, partial(_say_hold, self.log)), takes_self=True
+        ),
+    )
+
+
+def _say_hold(log: FilteringBoundLogger, before: Hold | None, now: Hold | None) -> None:
+    """Say that a venue is not asked any more, that the reason is another one, or that it answers again."""
+    if now is not None:
+        wait_s = round((now.until_ns - now.since_ns) / 1e9, 1)
+        log.warning("nothing is asked of", venue=now.what, reason=now.text, wait_s=wait_s, told=now.told)
+    elif before is not None:
+        log.info("answers again", venue=before.what, refused=before.refused)
 
 
 async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) -> NoReturn:
@@ -93,27 +115,28 @@ async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) 
     plan = stream.plan
     log = around.log.bind(stream=plan.name)
     venue_dials = around.budgets.get(f"{plan.exchange} dials", plan.limits.dials)
+    gate, host = around.gates.get(plan.exchange), host_of(plan.url)
     own_dials = Budget(STREAM_DIALS)
     crashes: deque[float] = deque(maxlen=int(CRASHES.limit))
     delays = backoff(around.random)
     down = False
     while True:
-        await own_dials.take()
-        await venue_dials.take()
-        session = _new_session(stream, exchange, around, log)
         crashed = False
-        try:
-            await session.run(around.connect)
-        except ConnectionEnded as ended:
-            level = log.warning if session.live_at is not None or not down else log.debug
-            level("ended", session=session.number, reason=ended.reason, detail=ended.detail, frames=session.frames)
-            stream.ended[ended.reason] += 1
-        except Exception:  # a bug in one stream must not end the others; it is logged, counted, bounded
-            log.exception("crashed", session=session.number)
-            stream.ended["crashed"] += 1
-            crashed = True
-        finally:
-            _account(stream, session)
+        async with gate.asking(host, own_dials, venue_dials) as turn:
+            session = _new_session(stream, exchange, around, log)
+            try:
+                await session.run(partial(_Dial, around.connect, turn))
+            except ConnectionEnded as ended:
+                level = log.warning if session.live_at is not None or not down else log.debug
+                level("ended", session=session.number, reason=ended.reason, detail=ended.detail, frames=session.frames)
+                stream.ended[ended.reason] += 1
+                around.session_ended.get(plan.exchange, _nothing)()
+            except Exception:  # a bug in one stream must not end the others; it is logged, counted, bounded
+                log.exception("crashed", session=session.number)
+                stream.ended["crashed"] += 1
+                crashed = True
+            finally:
+                _account(stream, session)
         down = True
         if crashed:
             crashes.append(trio.current_time())
@@ -122,6 +145,31 @@ async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) 
         if session.live_at is not None and trio.current_time() - session.live_at > HEALTHY_S:
             delays = backoff(around.random)
         await trio.sleep(next(delays))
+
+
+def _nothing() -> None:
+    """Nobody wants to hear of it."""
+
+
+@attrs.define
+class _Dial:
+    """A connection whose turn at the venue is over as soon as it is open, or cannot be opened."""
+
+    connect: Connect
+    turn: Turn
+    url: str
+    sink: Sink
+    _inner: AbstractAsyncContextManager[Connection] = attrs.field(init=False)
+
+    async def __aenter__(self) -> Connection:
+        self._inner = self.connect(self.url, self.sink)
+        with self.turn.judged():
+            return await self._inner.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._inner.__aexit__(kind, error, traceback)
 
 
 def _new_session(stream: Stream, exchange: Exchange, around: Surroundings, log: FilteringBoundLogger) -> Session:

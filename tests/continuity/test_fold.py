@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from collector_trio.continuity.chain import Answer, Verdict
-from collector_trio.continuity.fold import Continuity
+from collector_trio.continuity.fold import ANNOUNCED_NS, Continuity
 from collector_trio.continuity.ledger import Cause, GapChange, Reason, State
 from collector_trio.continuity.tracks import PATIENCE_NS, BookTrack
 
@@ -166,6 +166,56 @@ def test_a_book_breaks_because_the_session_before_ended() -> None:
     book.take(B, 110, 120)
     row = book.row()
     assert (row.cause, row.detail) == (Cause.DISCONNECT, "session 1: closed: 1006")
+
+
+NOTICE = "serverShutdown"
+
+
+def test_a_session_that_ends_as_the_exchange_announced_leaves_a_gap_of_maintenance() -> None:
+    book = Futures()
+    book.fold.session_notice(A, 100 * MS, NOTICE)
+    book.fold = Continuity.load(json.loads(json.dumps(book.fold.dump())))
+    book.fold.session_ended(A, "closed", "1001")
+    book.fold.session_ended(B, "refused", "HTTP 503")  # it never brought anything
+    book.take(B + 1, 110, 120)
+    row = book.row()
+    assert (row.cause, row.detail) == (Cause.MAINTENANCE, "session 1: closed: 1001; announced: serverShutdown")
+    assert not book.fold.announced
+
+
+@pytest.mark.parametrize(
+    ("session", "reason", "later_ns"), [(B, "closed", 0), (A, "stopped", 0), (A, "closed", ANNOUNCED_NS + MS)]
+)
+def test_a_notice_explains_the_end_of_its_own_session_soon_after_and_no_end_that_is_ours(
+    session: int, reason: str, later_ns: int
+) -> None:
+    book = Futures()
+    book.fold.session_notice(session, 100 * MS, NOTICE)
+    book.fold.tick(100 * MS + later_ns)
+    book.fold.session_ended(A, reason, "")
+    book.take(B, 110, 120)
+    assert book.row().cause is Cause.DISCONNECT
+
+
+def test_a_shorter_outage_after_an_announced_one_does_not_hide_why_it_all_began() -> None:
+    book = Futures()
+    book.fold.session_notice(A, 100 * MS, NOTICE)
+    book.take(B, 90, 100)
+    book.fold.session_ended(A, "closed", "1001")
+    book.fold.session_ended(B, "reset", "")
+    book.take(B + 1, 110, 120)
+    assert book.row().cause is Cause.MAINTENANCE
+
+
+def test_what_an_exchange_says_of_its_maintenance_explains_why_sessions_ended_just_before() -> None:
+    book = Futures()
+    book.fold.maintained(BTC.exchange, "too early: nothing has ended")
+    book.fold.session_ended(A, "eof", "")
+    book.fold.maintained("okx", "another one's")
+    book.fold.maintained(BTC.exchange, "WebSocket upgrade")
+    book.take(B, 110, 120)
+    row = book.row()
+    assert (row.cause, row.detail) == (Cause.MAINTENANCE, "session 1: eof; announced: WebSocket upgrade")
 
 
 def test_a_book_breaks_because_the_session_that_was_waited_for_ended() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from collector_trio.errors import HttpFailed
+from collector_trio.errors import HttpFailed, Refusal
 from collector_trio.net import transport as transport_module
 from collector_trio.net.http import REQUEST_S, HttpClient, open_client
 from collector_trio.net.transport import CONNECTIONS
@@ -117,8 +117,7 @@ async def test_a_status_other_than_success_fails_with_what_the_server_says_of_co
     status: str, headers: str, retry_after_s: float | None, dialled: Dialled
 ) -> None:
     failed = await failure(answering(answer(b'{"msg": "no"}', status=status, headers=headers)), dialled)
-    assert failed.status == int(status[:3])
-    assert failed.retry_after_s == retry_after_s
+    assert failed.refusal == Refusal(int(status[:3]), retry_after_s, '{"msg": "no"}')
     assert failed.problem.startswith(f"HTTP {status[:3]} ")
     assert failed.problem.endswith(': {"msg": "no"}')
 
@@ -157,7 +156,7 @@ async def test_an_answer_that_is_no_data_fails_and_leaves_no_socket(
     monkeypatch.setattr(transport_module, "MAX_BODY_BYTES", 1000)
     failed = await failure(answering(data), dialled)
     assert failed.problem.startswith(problem)
-    assert failed.retry_after_s is None
+    assert failed.refusal is None or failed.refusal.retry_after_s is None
 
 
 async def test_a_reset_fails(dialled: Dialled) -> None:
@@ -172,7 +171,7 @@ async def test_a_host_that_is_not_there_fails_without_a_status(dialled: Dialled)
     async with client(1, dialled) as http:
         with pytest.raises(HttpFailed, match=r"dial: localhost:1: .*Connection refused") as failed:
             await http.get("/x")
-    assert failed.value.status is None
+    assert failed.value.refusal is None
 
 
 async def test_requests_beyond_the_number_of_connections_wait_their_turn(dialled: Dialled) -> None:

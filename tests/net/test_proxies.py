@@ -1,16 +1,19 @@
 import base64
-import contextlib
-from collections.abc import Callable
+import ssl
 
-import attrs
 import pytest
 import trio
 
-from collector_trio.errors import ConnectionEnded
+from collector_trio.errors import ConnectionEnded, HttpFailed
+from collector_trio.net import dial as dial_module
+from collector_trio.net.connect import connect
 from collector_trio.net.dial import dial
+from collector_trio.net.http import open_client
 from collector_trio.net.proxies import choose_proxy, parse_proxy
 
-from .peers import Dialled, Peer, Script, serving
+from .conftest import Certificates
+from .peers import Batches, Dialled, Peer, Script, serving
+from .proxying import OK4, OK6, OK_NAME, Heard, Way, http_proxy, socks_proxy
 
 ENVIRON = {
     "HTTPS_PROXY": "http://env:3128",
@@ -31,7 +34,8 @@ ENVIRON = {
         ("wss://ws.okx.com/", "", {"HTTPS_PROXY": ""}, None),
         ("wss://ws.okx.com/", "http://conf:1", ENVIRON, "http://conf:1"),
         ("wss://stream.binance.com:9443/ws", "", ENVIRON, None),
-        ("wss://stream.binance.com:9443/ws", "http://conf:1", ENVIRON, "http://conf:1"),
+        ("wss://stream.binance.com:9443/ws", "http://conf:1", ENVIRON, None),
+        ("wss://stream.binance.com:9443/ws", "http://conf:1", {}, "http://conf:1"),
         ("wss://okx.com:8443/ws", "", ENVIRON, None),
         ("wss://okx.com/ws", "", ENVIRON, "http://env:3128"),
         ("wss://okx.com/ws", "", {**ENVIRON, "NO_PROXY": "*"}, None),
@@ -56,83 +60,36 @@ def test_a_proxy_url_is_read_with_its_defaults_and_escapes() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:secret@proxy:1", "ftp://proxy", "http://", "http://proxy:port", "socks4://x"]
+    "url",
+    [
+        "https://me:secret@proxy:1",
+        "ftp://proxy",
+        "http://",
+        "http://proxy:port",
+        "socks4://x",
+        "http://[::1",
+        "http://me:secret#1@proxy:1",
+        "http://me:sec/ret@proxy:1",
+        "http://me:sec?secret@proxy",
+        "me:secret@[proxy:1",
+    ],
 )
 def test_a_proxy_url_that_cannot_be_used_is_refused_without_telling_the_password(url: str) -> None:
     with pytest.raises(ConnectionEnded, match=r"proxy: .* is not of the form http://host:port") as ended:
         parse_proxy(url)
-    assert "secret" not in str(ended.value)
+    assert "sec" not in str(ended.value)
 
 
-@attrs.define
-class Heard:
-    """What a scripted proxy was told."""
-
-    data: list[bytes] = attrs.Factory(list)
-
-
-async def relay(peer: Peer, port: int) -> None:
-    """Join `peer` to a port of this machine, both ways, until one side is over."""
-    async with await trio.open_tcp_stream("127.0.0.1", port) as target, trio.open_nursery() as nursery:
-
-        async def copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
-            with contextlib.suppress(trio.BrokenResourceError):
-                async for data in source:
-                    await sink.send_all(data)
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(copy, peer.stream, target)
-        nursery.start_soon(copy, target, peer.stream)
+@pytest.mark.parametrize("url", [f"socks5://{'u' * 256}:p@proxy", f"socks5h://u:{'%C3%A9' * 128}@proxy"])
+def test_a_name_or_password_that_socks_has_no_room_for_is_said(url: str) -> None:
+    with pytest.raises(ConnectionEnded, match=r"proxy: socks5h?://proxy: SOCKS5 takes names and passwords of 255 "):
+        parse_proxy(url)
 
 
-def http_proxy(heard: Heard, port: int, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Script:
-    async def script(peer: Peer) -> None:
-        heard.data.append(await peer.read_head())
-        for byte in answer:  # in as many pieces as there can be
-            await peer.send(bytes([byte]))
-        if b" 200 " in answer:
-            await relay(peer, port)
-
-    return script
-
-
-def socks_proxy(heard: Heard, port: int, *answers: bytes) -> Script:
-    async def exactly(peer: Peer, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            more = await peer.stream.receive_some(count - len(data))
-            if not more:
-                raise trio.EndOfChannel
-            data += more
-        return data
-
-    async def script(peer: Peer) -> None:
-        head = await exactly(peer, 2)
-        told = [head + await exactly(peer, head[1])]
-        heard.data = told
-        await pieces(peer, answers[0])
-        if answers[0] == b"\x05\x02":
-            user = await exactly(peer, 2)
-            name = await exactly(peer, user[1] + 1)
-            told.append(user + name + await exactly(peer, name[-1]))
-            await pieces(peer, answers[1])
-        head = await exactly(peer, 5)
-        told.append(head + await exactly(peer, head[4] + 2 if head[3] == 3 else 5))
-        await pieces(peer, answers[-1])
-        if answers[-1][:2] == b"\x05\x00":
-            await relay(peer, port)
-
-    async def pieces(peer: Peer, data: bytes) -> None:
-        for byte in data:
-            await peer.send(bytes([byte]))
-
-    return script
-
-
-OK4 = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50"
-OK6 = b"\x05\x00\x00\x04" + bytes(16) + b"\x00\x50"
-OK_NAME = b"\x05\x00\x00\x03\x05proxy\x00\x50"
-Way = Callable[[Heard, int], Script]
+def test_a_proxy_is_shown_without_its_user_and_password() -> None:
+    proxy = parse_proxy("socks5://me:secret@proxy.example:9050")
+    assert "secret" not in f"{proxy} {proxy!r}"
+    assert str(proxy) == "proxy socks5://proxy.example:9050"
 
 
 async def greeting(peer: Peer) -> None:
@@ -199,8 +156,16 @@ def saying(data: bytes) -> Way:
         (
             "http://{}",
             lambda h, p: http_proxy(h, p, b"HTTP/1.1 407 Auth Needed\r\n\r\n"),
-            "answered HTTP 407 Auth Needed",
+            'answered HTTP 407 Auth Needed; [net] proxy = "scheme://user:password@host:port" gives them',
         ),
+        (
+            "http://{}",
+            saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n<html>no!"),
+            "answered HTTP 403 Forbidden",
+        ),
+        ("http://{}", saying(b"HTTP/1.0 502 Bad Gateway\r\n\r\n"), "answered HTTP 502 Bad Gateway"),
+        ("http://{}", saying(b"x" * 100_000), "answered what no such proxy does"),
+        ("http://{}", saying(b"\x15\x03\x01\x00\x02\x02\x0a\r\n\r\n"), "answered what no such proxy does"),
         (
             "http://{}",
             saying(b"HTTP/1.1 200 OK\r\n\r\nmore"),
@@ -230,8 +195,20 @@ def saying(data: bytes) -> Way:
         (
             "socks5://{}",
             lambda h, p: socks_proxy(h, p, b"\x05\x00", b"\x05\x77" + OK4[2:]),
-            "answered what no such proxy does",
+            "could not reach exchange.invalid:443: code 119, which SOCKS5 does not know",
         ),
+        (
+            "socks5://{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x00", b"\x05\x02"),
+            "could not reach exchange.invalid:443: connection not allowed by ruleset",
+        ),
+        (
+            "socks5://{}",
+            lambda h, p: socks_proxy(h, p, b"\x05\x00", b"HTTP/1.1 200 OK\r\n\r\n"),
+            "answered what no such proxy does: version 72 in place of 5",
+        ),
+        ("socks5://{}", saying(b"\x00\x00"), "answered what no such proxy does: version 0 in place of 5"),
+        ("socks5://{}", saying(b"\x15\x03\x03\x00\x02"), "answered what no such proxy does: version 21"),
     ],
 )
 async def test_a_proxy_that_does_not_serve_us_is_said_to_be_the_reason_and_nothing_stays_open(
@@ -249,3 +226,111 @@ async def test_a_proxy_that_does_not_serve_us_is_said_to_be_the_reason_and_nothi
 async def test_a_proxy_that_is_not_there_is_said_to_be_the_reason(dialled: Dialled) -> None:
     with pytest.raises(ConnectionEnded, match=r"proxy: proxy http://127.0.0.1:1: .*Connection refused"):
         await dial("exchange.invalid", 443, proxy="http://127.0.0.1:1", connector=dialled)
+
+
+async def hanging(peer: Peer) -> None:
+    await peer.until_left()
+
+
+async def drip(peer: Peer) -> None:
+    """Keep answering, and never come to an end."""
+    while True:
+        await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await trio.sleep(0.01)
+
+
+async def after_greeting(peer: Peer) -> None:
+    await peer.send(b"\x05\x00")
+    await peer.until_left()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "script"), [("http", hanging), ("http", drip), ("socks5", hanging), ("socks5", after_greeting)]
+)
+async def test_a_proxy_that_hangs_has_its_deadline(
+    scheme: str, script: Script, dialled: Dialled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial_module, "PROXY_S", 0.2)
+    async with serving(script) as port:
+        with pytest.raises(ConnectionEnded) as ended:
+            await dial("exchange.invalid", 443, proxy=f"{scheme}://me:secret@127.0.0.1:{port}", connector=dialled)
+        assert not dialled.still_open
+    assert str(ended.value) == f"timeout: proxy {scheme}://127.0.0.1:{port}: no connection within 0.2 s"
+
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+async def yes_and_gone(peer: Peer) -> None:
+    await peer.read_head()
+    await peer.send(ESTABLISHED)
+
+
+async def yes_and_reset(peer: Peer) -> None:
+    await yes_and_gone(peer)
+    await peer.stream.receive_some()
+    await peer.reset()
+
+
+async def yes_and_garbage(peer: Peer) -> None:
+    await yes_and_gone(peer)
+    await peer.stream.receive_some()
+    await peer.send(b"<html>Please log in to this hotel's network</html>")
+    await peer.until_left()
+
+
+async def yes_and_silence(peer: Peer) -> None:
+    await yes_and_gone(peer)
+    await peer.until_left()
+
+
+@pytest.mark.parametrize("script", [yes_and_gone, yes_and_reset, yes_and_garbage, yes_and_silence])
+async def test_a_proxy_that_promises_a_tunnel_and_has_none_is_named(
+    script: Script, dialled: Dialled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial_module, "TLS_S", 0.5)
+    context = ssl.create_default_context()
+    async with serving(script) as port:
+        proxy = f"http://me:secret@127.0.0.1:{port}"
+        with pytest.raises(ConnectionEnded) as ended:
+            async with connect(
+                "wss://exchange.invalid/stream",
+                Batches(),
+                clock=lambda: 0,
+                ssl_context=context,
+                proxy=proxy,
+                connector=dialled,
+            ):
+                raise AssertionError("there is no connection")
+        async with open_client(
+            "https://exchange.invalid", ssl_context=context, proxy=proxy, connector=dialled
+        ) as client:
+            with pytest.raises(HttpFailed) as failed:
+                await client.get("/time")
+        assert not dialled.still_open
+    assert ended.value.reason == ("timeout" if script is yes_and_silence else "tls")
+    for said in (str(ended.value), str(failed.value)):
+        assert f"TLS with exchange.invalid through proxy http://127.0.0.1:{port}" in said
+        assert "secret" not in said
+
+
+async def test_a_tunnel_carries_tls_to_the_exchange_whose_name_the_certificate_has(
+    certificates: Certificates, dialled: Dialled
+) -> None:
+    async def exchange(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    heard = Heard()
+    async with serving(exchange, certificates.server) as port:
+        for scheme, proxy in (
+            ("http", http_proxy(heard, port)),
+            ("socks5h", socks_proxy(heard, port, b"\x05\x00", OK_NAME)),
+        ):
+            async with serving(proxy) as proxy_port:
+                url = f"{scheme}://me:secret@127.0.0.1:{proxy_port}"
+                async with open_client(
+                    "https://localhost", ssl_context=certificates.client, proxy=url, connector=dialled
+                ) as client:
+                    assert await client.get("/time") == b"{}"
+    assert not dialled.still_open

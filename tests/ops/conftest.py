@@ -21,6 +21,7 @@ from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Numbers, lock_data_dir
 from collector_trio.journal.space import Floor
 from collector_trio.net.budgets import Budget
+from collector_trio.net.gate import Hold
 from collector_trio.ops.census import Owners
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
@@ -58,6 +59,7 @@ class Recorder:
     child: FollowerChild
     cursor: Cursor = attrs.field(factory=Cursor)
     totals: dict[str, Any] = attrs.field(factory=dict)
+    holds: list[Hold] = attrs.field(factory=list)
 
     async def tick(self) -> None:
         """Append a tick a second, as the recorder does."""
@@ -127,6 +129,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
             lags={"binance": LagHistogram()},
             continuity=continuity,
             follower_totals=lambda: made.totals,
+            holds=lambda: made.holds,
         )
         made = Recorder(journal, Observer(parts), streams, continuity, child)
         yield made

@@ -10,6 +10,7 @@ from collector_trio.ops.lag import BOUNDS_S, LagHistogram
 from collector_trio.ops.metrics import Metrics
 
 from .conftest import Recorder
+from .test_state import BLOCKED
 
 # contract.md, section 4; collector_alert comes with the alerts.
 CONTRACT = {
@@ -50,6 +51,7 @@ def fill(recorder: Recorder) -> Metrics:
         "divergence": 0,
     }
     recorder.add_books("binance", "BTC-USDT")
+    recorder.holds.append(BLOCKED)
     lags = recorder.observer.parts.lags
     lags["binance"].observe_ns(7_000_000)
     return Metrics(recorder.observer.look, lags)
@@ -76,6 +78,8 @@ async def test_values_are_those_of_the_status(recorder: Recorder, autojump_clock
     assert values["collector_reconnects_total", ("reason", "reset"), ("stream", "binance.spot/1")] == 2
     assert values["collector_gaps_total", ("cause", "process down"), ("table", "trades")] == 1
     assert values["collector_rows_total", ("exchange", "binance"), ("market", "spot"), ("table", "trades")] == 10
+    held = ("host", "www.okx.com"), ("status", "451"), ("venue", "okx")
+    assert values["collector_venue_held", *held] == 1
     assert values["collector_inexact_values_total",] == 3
     assert values["collector_rejects_total", ("reason", 'bad "json"\n')] == 1
     assert values["collector_open_sessions", ("exchange", "binance"), ("market", "spot")] == 1

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from collector_trio.errors import ConnectionEnded
 from collector_trio.followers.cursor import Cursor
 from collector_trio.journal.records import Letter
+from collector_trio.net.gate import Hold
 from collector_trio.ops.lag import LoopLag
 from collector_trio.ops.state import (
     LEAST_DISK_LOOKS,
@@ -21,6 +22,7 @@ from collector_trio.ops.state import (
 )
 from collector_trio.streams.session import Watched
 
+from ..streams.wires import EPOCH_NS
 from .conftest import Recorder
 
 
@@ -50,6 +52,25 @@ async def test_the_reason_names_stream_state_and_how_its_last_session_ended(
     session.ending = ConnectionEnded("reset", "by peer")
     stream.session, stream.last = None, session
     assert recorder.observer.look().not_ready == ("okx.public/1: backing off after reset: by peer",)
+
+
+BLOCKED = Hold("okx", "www.okx.com", 451, "blocked from here (HTTP 451)", False, 3, EPOCH_NS, EPOCH_NS + 90 * 10**9)
+
+
+async def test_a_venue_that_said_no_is_why_its_streams_are_not_ready(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    recorder.holds.append(BLOCKED)
+    recorder.open_session(recorder.add_stream("binance"), live_at=0.0)
+    okx = recorder.add_stream("okx")
+    status = recorder.observer.look()
+    assert status.not_ready[1:] == (
+        "okx www.okx.com: nothing is asked until 2026-11-18T11:08:10.000Z; blocked from here (HTTP 451)",
+    )  # fmt: skip
+    (hold,) = status.holds
+    assert (hold.venue, hold.host, hold.status, hold.refused) == ("okx", "www.okx.com", 451, 3)
+    recorder.open_session(okx, live_at=0.0)
+    assert recorder.observer.look().ready  # its open connections go on
 
 
 async def test_a_session_that_crashed_and_one_that_we_ended_differ(

@@ -15,6 +15,7 @@ from collector_trio.ops.site import make_site
 
 from .conftest import Recorder
 from .test_http import hello, serving
+from .test_state import BLOCKED
 
 
 def printed(text_of: dict[str, object]) -> str:
@@ -33,12 +34,14 @@ async def test_it_shows_streams_sockets_lag_and_gaps(recorder: Recorder) -> None
     recorder.add_stream("okx")
     recorder.totals = {"gaps": {"trades disconnect": 3}, "missing": {"trades": 17}}
     recorder.add_books("binance", "BTC-USDT")
+    recorder.holds.append(BLOCKED)
     async with serving(make_site(recorder.observer.look, {}), recorder.observer.parts.owners) as port:
         document = json.loads(await _ask(f"http://127.0.0.1:{port}"))
     text = printed(document)
     assert "binance.spot/1  live      12,345" in text
     assert "reset 2" in text
     assert "Not ready: okx.public/1: dialling" in text
+    assert "Nothing is asked of okx www.okx.com until 2026-11-18T11:08:10.000Z: blocked from here (HTTP 451)" in text
     assert "1 of 2 sessions open" in text
     assert "http 1 LISTEN, 1 ESTABLISHED listens on 127.0.0.1:" in " ".join(text.split())
     assert "follower tables: pid 4242" in text

@@ -150,6 +150,79 @@ async def test_a_refusal_may_say_when_to_come_again(autojump_clock: trio.testing
         assert headers["retry-after"] == "7"
 
 
+async def test_deny_answers_the_next_rest_requests_of_its_target_and_no_more() -> None:
+    async with serving() as server:
+        server.inject(Fault("deny", "binance.spot", count=2, status=403, retry_after_s=7))
+        paths = ["/api/v3/time", "/fapi/v1/time", "/api/v5/public/time", "/api/v3/exchangeInfo", "/api/v3/time"]
+        answers = [await get(server, path) for path in paths]
+    assert [status for status, _, _ in answers] == [403, 200, 200, 403, 200]
+    assert answers[0][2]["retry-after"] == "7"
+    assert [one.what for one in server.truth.asked] == ["rest"] * 5
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_ban_refuses_requests_and_handshakes_and_may_say_for_how_long(
+    told: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with timeless() as there:
+        server = there.server
+        server.inject(Fault("ban", "binance", duration_s=30, status=418, told=told))
+        await trio.sleep(10)
+        status, body, headers = await get(server, "/fapi/v1/time")
+        assert status == 418
+        assert ("banned until" in str(body), headers.get("retry-after")) == ((True, "20") if told else (False, None))
+        assert await there.connect_or_refused("/stream") is None
+        assert await there.connect_or_refused("/ws/v5/public") is not None
+        await trio.sleep(20)
+        assert (await get(server, "/fapi/v1/time"))[0] == 200
+        assert await there.connect_or_refused("/stream") is not None
+
+
+async def test_a_shutdown_is_announced_in_the_exchanges_words_and_then_nobody_gets_in_for_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timeless() as there:
+        wires = [await there.connect(target) for target in ("/stream", "/ws/v5/public")]
+        assert there.server.inject(Fault("shutdown", delay_s=3, duration_s=20)) == 2
+        said = [await wire.message() for wire in wires]
+        assert said[0]["stream"] == "!serverShutdown"
+        assert said[0]["data"]["e"] == "serverShutdown"
+        assert (said[1]["event"], said[1]["code"]) == ("notice", "64008")
+        for wire in wires:
+            assert (await wire.close_frame()).close_code == 1001
+        assert trio.current_time() == 3
+        assert await there.connect_or_refused("/stream") is None
+        assert (await get(there.server, "/api/v3/time"))[0] == 200
+        await trio.sleep(20)
+        assert await there.connect_or_refused("/stream") is not None
+
+
+async def test_who_asks_too_much_is_told_to_wait_and_banned_if_he_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timeless(Scenario(enforce_limits=True)) as there:
+        server = there.server
+        server.inject(Fault("spend", "binance.spot", count=5990))
+        answers = [await get(server, "/api/v3/depth?symbol=BTCUSDT&limit=5") for _ in range(6)]
+        assert [status for status, _, _ in answers] == [200, 200, 429, 429, 429, 429]
+        assert answers[1][2]["x-mbx-used-weight-1m"] == "6000"
+        assert 0 < int(answers[2][2]["retry-after"]) <= 61
+        assert (await get(server, "/api/v3/time"))[0] == 418
+        assert (await get(server, "/fapi/v1/time"))[0] == 200
+        await trio.sleep(121)
+        assert (await get(server, "/api/v3/time"))[0] == 200
+
+
+async def test_who_dials_too_often_is_refused_until_the_first_dial_is_old(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timeless(Scenario(enforce_limits=True)) as there:
+        opened = [await there.connect_or_refused("/ws/v5/public") for _ in range(4)]
+        assert [wire is not None for wire in opened] == [True, True, True, False]
+        await trio.sleep(1)
+        assert await there.connect_or_refused("/ws/v5/business") is not None
+
+
 async def test_a_fault_strikes_only_its_target() -> None:
     async with serving() as server, connected(server, "/stream"), connected(server, "/ws/v5/public"):
         assert server.inject(Fault("stall", "okx.business")) == 0
@@ -252,9 +325,9 @@ def test_a_scenario_can_be_named_or_read(tmp_path: Path) -> None:
         ("faults = 3", "faults is 3; wanted tables [[faults]]"),
         (
             '[[faults]]\nkind = "closed"\nat_s = 1',
-            'faults[0].kind is "closed"; did you mean "close"? (close, drop, abort, stall, refuse, lose, ',
+            'faults[0].kind is "closed"; did you mean "close"? (close, drop, abort, stall, shutdown, refuse, deny, ',
         ),
-        ("[[faults]]\nat_s = 1", "faults[0].kind is missing (close, drop, abort, stall, refuse, lose, "),
+        ("[[faults]]\nat_s = 1", "faults[0].kind is missing (close, drop, abort, stall, shutdown, refuse, deny, "),
         ('[[faults]]\nkind = "drop"', "faults[0] has no time; wanted at_s or every_s (seconds)"),
         ('[[faults]]\nkind = "drop"\nevery_s = 0', "faults[0].every_s is 0; wanted a number above 0"),
         ('[[faults]]\nkind = "drop"\nat_s = -1', "faults[0].at_s is -1; wanted a number from 0"),
@@ -264,7 +337,7 @@ def test_a_scenario_can_be_named_or_read(tmp_path: Path) -> None:
         ),
         (
             '[[faults]]\nkind = "refuse"\nat_s = 1\nstatus = 500',
-            'faults[0].status is 500; did you mean "503"? (503, 429, 418, 451)',
+            'faults[0].status is 500; did you mean "503"? (503, 429, 418, 451, 403)',
         ),
         (
             '[[faults]]\nkind = "refuse"\nat_s = 1\ncount = 0',
@@ -275,6 +348,8 @@ def test_a_scenario_can_be_named_or_read(tmp_path: Path) -> None:
             "faults[0].code is 7; wanted a whole number from 1000 to 4999",
         ),
         ('markets = ["spot", "prep"]', 'markets[1] is "prep"; did you mean "perp"? (spot, perp)'),
+        ("enforce_limits = 1", "enforce_limits is 1; wanted true or false"),
+        ('[[faults]]\nkind = "ban"\nat_s = 1\ntold = 1', "faults[0].told is 1; wanted true or false"),
         ("markets = []", "markets is []; wanted a list of spot, perp"),
         ("book_levels = 3", "book_levels is 3; wanted a whole number from 20 to 20000"),
         (

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 import trio
@@ -21,6 +22,7 @@ from collector_trio.errors import HttpFailed
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.journal.append import Journal
 from collector_trio.net.budgets import Budgets
+from collector_trio.net.http import HttpAnswer
 from collector_trio.streams import markets
 from collector_trio.streams.markets import TOGETHER_S, keep_markets
 from collector_trio.streams.supervisor import Stream, Surroundings
@@ -45,6 +47,8 @@ def okx_answer(path: str) -> bytes:
 class Rest:
     """Answers requests for instruments, or does not: with `silent`, those whose path ends so."""
 
+    base_url = "https://example.org"
+
     def __init__(self) -> None:
         self.requests: list[float] = []
         self.works = True
@@ -54,14 +58,14 @@ class Rest:
     async def open_client(self, url: str) -> AsyncIterator[Any]:
         yield self
 
-    async def get(self, path: str) -> bytes:
+    async def ask(self, path: str) -> HttpAnswer:
         await trio.lowlevel.checkpoint()
         self.requests.append(trio.current_time())
         if not self.works:
             raise HttpFailed("https://example.org" + path, "no answer")
         if self.silent is not None and path.endswith(self.silent):
             raise HttpFailed("https://example.org" + path, "no answer")
-        return okx_answer(path) if "/v5/" in path else ANSWER
+        return HttpAnswer(okx_answer(path) if "/v5/" in path else ANSWER, httpx.Headers())
 
 
 def config_of(data_dir: Path, symbols: str = '["BTC-USDT"]', share: float = 1.0) -> Config:

@@ -16,7 +16,7 @@ from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Batch, Note, read_records
 from collector_trio.journal.segments import journal_dir, list_segments
 from collector_trio.net.budgets import Budget
-from collector_trio.plan import StreamPlan
+from collector_trio.plan import Rate, StreamPlan
 from collector_trio.streams.session import GRACE_S, SOCKET_SILENCE_S, Session
 
 from .conftest import plan_of
@@ -361,6 +361,26 @@ async def test_a_broken_book_is_subscribed_again_alone_ever_more_rarely_until_it
             await trio.sleep(0.1)
         assert len(asked_for(wire)) == told
         assert not ended
+
+
+async def test_a_connection_whose_messages_are_used_up_ends_instead_of_waiting_for_an_hour(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    session, network = session_of(plan_of("okx", ("BTC-USDT", "ETH-USDT"), ("book",)), journal), Network()
+    session.messages = Budget(Rate(5, 3600.0))  # one to begin with, and two for each time a book is asked for again
+    async with running(session, network) as ended:
+        wire = await wire_of(network)
+        for symbol in ("BTC-USDT", "ETH-USDT"):
+            wire.receive(okx_book(symbol, 100, -1), okx_book(symbol, 110, 100))
+        seq, began = 200, trio.current_time()
+        while not ended and trio.current_time() < began + 300:
+            wire.receive(okx_book("BTC-USDT", seq + 10, seq), okx_book("ETH-USDT", seq, seq - 10 if seq > 200 else 110))
+            seq += 10
+            await trio.sleep(0.1)
+    assert [ending.reason for ending in ended] == ["spent"]
+    assert "5 per 3600 s on one connection are used up" in ended[0].detail
+    assert sum(text != "ping" for text in wire.sent) == 5
+    assert trio.current_time() - began < 60
 
 
 async def test_a_book_that_has_no_snapshots_in_band_is_wanted_by_rest_once_it_changes(

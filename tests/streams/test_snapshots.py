@@ -7,18 +7,20 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 import trio
 from trio.testing import MockClock
 
 from collector_trio.continuity.tracks import BookTrack
-from collector_trio.errors import HttpFailed
+from collector_trio.errors import HttpFailed, Refusal
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.instruments import Instrument
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
 from collector_trio.net.budgets import Budgets
+from collector_trio.net.http import HttpAnswer
 from collector_trio.streams import snapshots
 from collector_trio.streams.snapshots import AT_ONCE, Snapshots
 from collector_trio.streams.supervisor import Surroundings
@@ -32,6 +34,8 @@ BINANCE = EXCHANGES["binance"]
 class Rest:
     """Answers requests for whole books after `takes_s`: with number 100, unless `says` has something else for it."""
 
+    base_url = "https://example.org"
+
     def __init__(self, takes_s: float = 0.5) -> None:
         self.takes_s = takes_s
         self.asked: list[tuple[float, str]] = []
@@ -42,7 +46,7 @@ class Rest:
     async def open_client(self, url: str) -> AsyncIterator[Any]:
         yield self
 
-    async def get(self, path: str) -> bytes:
+    async def ask(self, path: str) -> HttpAnswer:
         self.asked.append((trio.current_time(), path))
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
@@ -53,7 +57,8 @@ class Rest:
         said = self.says.pop(0) if self.says else 100
         if isinstance(said, HttpFailed):
             raise said
-        return json.dumps({"lastUpdateId": said, "bids": [["1.0", "1"]], "asks": [["2.0", "1"]]}).encode()
+        book = {"lastUpdateId": said, "bids": [["1.0", "1"]], "asks": [["2.0", "1"]]}
+        return HttpAnswer(json.dumps(book).encode(), httpx.Headers())
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +143,7 @@ async def test_what_cannot_be_bridged_or_had_is_asked_for_again_after_delays_tha
         HttpFailed("x", "HTTP 503"),
         60,
         -1,
-        HttpFailed("x", "HTTP 429", status=429, retry_after_s=40),
+        HttpFailed("x", "HTTP 429", Refusal(429, 40)),
         100,
     ]
     surroundings = around(journal, rest)
@@ -146,7 +151,7 @@ async def test_what_cannot_be_bridged_or_had_is_asked_for_again_after_delays_tha
     desk.want(instrument, track)
     await kept_for(600, desk, surroundings)
     times = [at for at, _ in rest.asked]
-    assert [round(after - before, 3) for before, after in pairwise(times)] == [1, 2, 4, 8, 40]
+    assert [round(after - before, 3) for before, after in pairwise(times)] == [1, 2, 4, 8, 41]
     assert track.chain.synced
     written = [note for note in notes(journal) if note.letter in (Letter.REQUEST, Letter.FAILED)]
     assert "".join(note.letter for note in written) == "qqfqqqfq"
@@ -178,10 +183,10 @@ async def test_a_bug_with_one_symbol_is_logged_and_the_others_are_asked_for(
     surroundings = around(journal, rest)
     ask = Snapshots._ask
 
-    async def crash(self: Snapshots, instrument: Instrument, *arguments: Any) -> float:
+    async def crash(self: Snapshots, instrument: Instrument, *arguments: Any) -> None:
         if instrument.symbol == "BAD-USDT":
             raise ZeroDivisionError
-        return await ask(self, instrument, *arguments)
+        await ask(self, instrument, *arguments)
 
     monkeypatch.setattr(Snapshots, "_ask", crash)
     monkeypatch.setattr(snapshots, "CRASHED_S", 5.0)

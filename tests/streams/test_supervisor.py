@@ -12,7 +12,7 @@ import trio.testing
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from collector_trio.errors import ConnectionEnded
+from collector_trio.errors import ConnectionEnded, Refusal
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.journal.append import Journal
 from collector_trio.net.budgets import Budgets
@@ -235,3 +235,31 @@ async def test_streams_of_one_venue_share_its_dial_budget(
                 stream = Stream(plan_of(exchange, ("BTC-USDT",), ("book",)))
                 nursery.start_soon(keep_stream, stream, EXCHANGES[exchange], surroundings)
     assert most_in_any_window(network.dialled_at, rate.period_s) <= rate.limit
+
+
+async def test_a_venue_that_bans_one_stream_is_dialled_by_none_until_the_time_is_over_and_it_is_said_once(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    def refuse(attempt: int) -> ConnectionEnded | None:
+        return ConnectionEnded("refused", "HTTP 418", Refusal(418, 100)) if attempt <= 2 else None
+
+    network = Network(on_open=talk, refuse=refuse)
+    surroundings = around(journal, network)
+    streams = [Stream(plan_of("binance", ("BTC-USDT",))) for _ in range(10)]
+    with capture_logs() as logs, trio.move_on_after(300):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_stream, streams[0], EXCHANGES["binance"], surroundings)
+            await trio.sleep(1)
+            for stream in streams[1:]:
+                nursery.start_soon(keep_stream, stream, EXCHANGES["binance"], surroundings)
+            await trio.sleep(200)
+            assert len(network.dialled_at) == 2
+            (hold,) = surroundings.gates.holds
+            assert (hold.what, hold.status, hold.refused) == ("binance", 418, 2)
+    first, second, *others = network.dialled_at
+    assert 100 <= second - first <= 101
+    assert others[0] - second >= 120  # told 100 s, and refused when it came: our own two minutes at least
+    assert all(stream.lived or stream.is_live for stream in streams)
+    assert surroundings.gates.holds == ()
+    events = [entry["event"] for entry in logs if entry["event"] in ("nothing is asked of", "answers again")]
+    assert events == ["nothing is asked of", "answers again"]

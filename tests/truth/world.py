@@ -107,10 +107,19 @@ async def inline(work: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def recorder(
-    data_dir: Path, server: SimServer, seed: int, symbols: tuple[str, ...], markets: tuple[Market, ...]
+    data_dir: Path,
+    server: SimServer,
+    seed: int,
+    symbols: tuple[str, ...],
+    markets: tuple[Market, ...],
+    *,
+    share: float = 1.0,
+    latency_s: float = 0.0,
 ) -> AsyncIterator[World]:
-    """Record beside the block; when it is left the journal is sealed."""
-    config = parse_config(config_text(data_dir, symbols, markets), "test.toml", OFFERS, {})
+    """Record beside the block; when it is left the journal is sealed. A dial takes up to `latency_s`."""
+    latency = random.Random(seed)
+    text = f"[limits]\nshare = {share}\n{config_text(data_dir, symbols, markets)}"
+    config = parse_config(text, "test.toml", OFFERS, {})
     log = structlog.get_logger()
     clock = Clock(now_ns, now_ns)
     ssl_context = _ssl_context()
@@ -122,8 +131,8 @@ async def recorder(
 
             async def dial(host: str, port: int) -> trio.abc.Stream:
                 ours, theirs = memory_stream_pair()
+                await trio.sleep(latency.uniform(0, latency_s))
                 peers.start_soon(server.serve_connection, theirs)
-                await trio.lowlevel.checkpoint()
                 return ours
 
             with open_journal(
@@ -131,7 +140,7 @@ async def recorder(
                 offload=inline, on_note=live.on_note, state=live.continuity.dump,
             ) as journal:  # fmt: skip
                 app._note_start(journal, recovered, config)
-                snapshots = app._snapshots(config)
+                snapshots, maintenance = app._snapshots(config), app._maintenance(config)
                 around = Surroundings(
                     journal=journal,
                     clock=clock.now,
@@ -141,16 +150,17 @@ async def recorder(
                     ),
                     open_client=lambda url: open_client(url, ssl_context=ssl_context, proxy=None, connector=dial),
                     budgets=Budgets(),
-                    share=1.0,
+                    share=share,
                     log=log,
                     live=live,
                     snapshots=snapshots,
+                    session_ended={name: asked.session_ended for name, asked in maintenance.items()},
                 )
                 async with trio.open_nursery() as recording:
                     recording.start_soon(journal.run)
                     recording.start_soon(app._tick, journal, clock, log)
-                    for wanted in snapshots.values():
-                        recording.start_soon(wanted.keep, around)
+                    for kept in (*snapshots.values(), *maintenance.values()):
+                        recording.start_soon(kept.keep, around)
                     for exchange, group in market_groups(config, EXCHANGES):
                         recording.start_soon(keep_markets, config, exchange, group, around, streams)
                     yield World(data_dir, server, streams, live)
