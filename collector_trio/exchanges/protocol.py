@@ -202,6 +202,12 @@ class Exchange(Plannable, Protocol):
     def parse_instruments(self, market: str, body: bytes) -> list[Instrument]:
         """Read that answer. Raises `BadAnswer`, also for an error in the exchange's own envelope."""
 
+    def time_request(self, market: str) -> Request:
+        """Return the request whose answer is the exchange's time."""
+
+    def parse_time(self, body: bytes) -> int:
+        """Read that answer: nanoseconds since the epoch. Raises `BadAnswer`."""
+
     def subscribe(self, subscriptions: Sequence[Subscription], request: int) -> str:
         """Return the one message that subscribes to all of `subscriptions`."""
 

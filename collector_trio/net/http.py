@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import attrs
 import httpx
@@ -14,9 +15,18 @@ import trio
 from collector_trio import __version__
 from collector_trio.errors import ConnectionEnded, HttpFailed
 from collector_trio.net.dial import Connector, tcp
-from collector_trio.net.transport import CONNECTIONS, OneShotTransport
+from collector_trio.net.transport import CONNECTIONS, TIMES, OneShotTransport
 
 REQUEST_S = 30.0  # from asking to the last byte, the wait for a free connection included
+
+
+@attrs.frozen
+class Answer:
+    """A body, and when it was asked for and its head came (trio time): the dial is not in between."""
+
+    body: bytes
+    asked_at: float
+    answered_at: float
 
 
 @attrs.frozen
@@ -32,21 +42,36 @@ class HttpClient:
         Raises HttpFailed for whatever is not an answer with data: no connection, no whole answer within `REQUEST_S`, a
         status other than 2xx (with `retry_after_s` where the server says), an HTML page, a body of more than 64 MiB.
         """
+        return (await self.ask(path)).body
+
+    async def ask(self, path: str) -> Answer:
+        """Return the same with the times at which it was asked and answered. Raises as `get`."""
         url = f"{self.base_url.rstrip('/')}/{path.lstrip('/')}"
+        response = await self._request("GET", url)
+        body = response.content
+        if body.lstrip()[:1] == b"<" or response.headers.get("content-type", "").startswith("text/html"):
+            problem = f"an HTML page instead of data: {_excerpt(body)}"
+            raise HttpFailed(url, problem, status=response.status_code)
+        now = trio.current_time()
+        return Answer(body, *response.extensions.get(TIMES, (now, now)))
+
+    async def post_json(self, body: bytes) -> None:
+        """Send `body` to the base URL itself; what is answered does not matter beyond its status. Raises HttpFailed."""
+        await self._request("POST", self.base_url, content=body, headers={"Content-Type": "application/json"})
+
+    async def _request(self, method: str, url: str, **options: Any) -> httpx.Response:
         try:
             with trio.fail_after(REQUEST_S):
-                response = await self._client.get(url)
+                response = await self._client.request(method, url, **options)
         except trio.TooSlowError:
             raise HttpFailed(url, f"no whole answer within {REQUEST_S:g} s") from None
         except (ConnectionEnded, httpx.HTTPError, httpx.InvalidURL) as error:
             raise HttpFailed(url, str(error) or type(error).__name__) from error
-        status, body = response.status_code, response.content
         if not response.is_success:
-            problem = f"HTTP {status} {response.reason_phrase}: {_excerpt(body)}"
+            status = response.status_code
+            problem = f"HTTP {status} {response.reason_phrase}: {_excerpt(response.content)}"
             raise HttpFailed(url, problem, status=status, retry_after_s=_retry_after_s(response.headers))
-        if body.lstrip()[:1] == b"<" or response.headers.get("content-type", "").startswith("text/html"):
-            raise HttpFailed(url, f"an HTML page instead of data: {_excerpt(body)}", status=status)
-        return body
+        return response
 
 
 @asynccontextmanager

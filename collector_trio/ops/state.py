@@ -8,6 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import starmap
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any, NoReturn
@@ -27,14 +28,18 @@ from collector_trio.journal.space import Floor, free_bytes
 from collector_trio.ops.census import NOBODY, STATES, Owners
 from collector_trio.ops.lag import LagHistogram, LoopLag
 from collector_trio.ops.status import (
+    AlertStatus,
     BookStatus,
+    ClockStatus,
     FollowerStatus,
     GapStatus,
     JournalStatus,
     SocketStatus,
     Status,
     StreamStatus,
+    WebhookStatus,
 )
+from collector_trio.streams.clocks import Offset
 from collector_trio.streams.supervisor import Stream
 
 LOOK_EVERY_S = 1.0
@@ -82,7 +87,9 @@ class Parts:
     cursor says it has stored so far, empty before the first time:
 
     {"rows": {"trades binance spot": n, "inexact": n}, "gaps": {"trades disconnect": n}, "missing": {"trades": n},
-    "rejects": {reason: n}, "divergence": n}
+    "rejects": {reason: n}, "divergence": n, "unbalanced": n}
+
+    `unlisted` by exchange and market: what of the config is not listed; `offsets` what clocks were found to differ by.
     """
 
     config: Config
@@ -98,6 +105,10 @@ class Parts:
     lags: Mapping[str, LagHistogram]
     continuity: Continuity
     follower_totals: Callable[[], Mapping[str, Any]]
+    unlisted: Mapping[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)
+    offsets: Mapping[tuple[str, str], Offset] = attrs.field(factory=dict)
+    alerts: Callable[[], tuple[AlertStatus, ...]] = tuple
+    webhook: Callable[[], WebhookStatus] = WebhookStatus
 
 
 @attrs.define
@@ -150,6 +161,10 @@ class Observer:
             rows={place: count for place, count in rows.items() if place != "inexact"},
             rejects=dict(totals.get("rejects", {})),
             inexact_values=rows.get("inexact", 0),
+            not_listed=tuple(symbol for symbols in parts.unlisted.values() for symbol in symbols),
+            clocks=tuple(starmap(_clock, parts.offsets.items())),
+            alerts=parts.alerts(),
+            webhook=parts.webhook(),
         )
 
     # What only several looks can tell
@@ -207,6 +222,7 @@ class Observer:
             last_data_age_s=None if heard_at is None else round(trio.current_time() - heard_at, 3),
             sessions=stream.sessions,
             sessions_live=stream.lived + stream.is_live,
+            silence_s=min((s.silence_s for s in plan.subscriptions if s.silence_s is not None), default=None),
             ended=dict(stream.ended),
             last_ending=_last_ending(stream),
         )
@@ -278,6 +294,7 @@ class Observer:
             stored=dict(totals.get("gaps", {})),
             missing_rows=dict(totals.get("missing", {})) or dict(continuity.missing),
             divergence=totals.get("divergence", 0),
+            unbalanced=totals.get("unbalanced", 0),
         )
 
     # The probes
@@ -331,6 +348,11 @@ def resident_bytes() -> int:
     """Return the memory that this process has in RAM."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _clock(place: tuple[str, str], found: Offset) -> ClockStatus:
+    age_s = round(trio.current_time() - found.at, 3)
+    return ClockStatus(*place, round(found.offset_ns / 1e9, 6), round(found.error_ns / 1e9, 6), age_s)
 
 
 def _last_ending(stream: Stream) -> str | None:

@@ -6,7 +6,7 @@ raises, its socket is already closed.
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
@@ -86,6 +86,7 @@ class Surroundings:
     live: Live
     snapshots: Mapping[tuple[str, str], Want]
     observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
+    unlisted: MutableMapping[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)  # of the config, by market
 
 
 async def keep_stream(stream: Stream, exchange: Exchange, around: Surroundings) -> NoReturn:
