@@ -4,7 +4,8 @@
     ├─ follower                      child process that writes Parquet; outlives the journal, to store its last segment
     ├─ HTTP port                     the listening socket, for as long as the run
     └─ journal                       owns the running segment
-       ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table
+       ├─ syncing, ticks, disk space, what the follower says; whoever watches: alerts and their webhook, the port's
+       │  server, the terminal's table
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
 A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at
@@ -12,15 +13,17 @@ most `FINISH_S`), so that all of it takes less than ten seconds, whatever the pe
 """
 
 import os
+import platform
 import random
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import attrs
 import cattrs
@@ -44,13 +47,16 @@ from collector_trio.net.dial import install_resolver, make_ssl_context
 from collector_trio.net.http import HttpClient, open_client
 from collector_trio.net.proxies import choose_proxy
 from collector_trio.net.tap import Sink
-from collector_trio.ops.census import REST, Owners
+from collector_trio.ops.alerts import Alerts, Change, keep_watch, log_change, message
+from collector_trio.ops.census import REST, WEBHOOK, Owners
 from collector_trio.ops.http import Port, open_port, serve
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.site import make_site
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
-from collector_trio.ops.status import Status
+from collector_trio.ops.status import Status, WebhookStatus
+from collector_trio.ops.webhook import Webhook
 from collector_trio.plan import market_groups
+from collector_trio.streams.clocks import Offset, clocks, keep_offsets
 from collector_trio.streams.live import Live, recall
 from collector_trio.streams.markets import keep_markets, rest_url
 from collector_trio.streams.session import Session
@@ -104,6 +110,8 @@ class Watchers:
     port: Port
     owners: Owners
     watch: Watch | None
+    alerts: Alerts
+    webhook: Webhook | None
 
 
 async def run(
@@ -133,7 +141,8 @@ async def run(
             await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
-            watchers = Watchers(port, owners, watch)
+            webhook = _webhook(config, attrs.evolve(open_network(config), owners=owners), log)
+            watchers = Watchers(port, owners, watch, Alerts(config), webhook)
             report = await _record(config, clock, stop, [] if streams is None else streams, watchers, log)
             root.cancel_scope.cancel()
     return attrs.evolve(report, signalled=signalled.is_set())
@@ -175,6 +184,8 @@ async def _record(
     floor = find_floor(data_dir, config.store.min_free_bytes)
     if floor.problem is not None:
         log.warning("min_free", problem=floor.problem)
+    unlisted: dict[tuple[str, str], Sequence[str]] = {}
+    offsets: dict[tuple[str, str], Offset] = {}
     bell, finish, sealed, lags = Bell(), trio.Event(), Sealed(), {name: LagHistogram() for name in EXCHANGES}
     for segment in segments_behind(data_dir, load_cursor(data_dir).segment):  # what the last run left to be stored
         sealed.add(segment.number, segment.path.stat().st_mtime_ns)
@@ -222,16 +233,23 @@ async def _record(
                         lags=lags,
                         continuity=live.continuity,
                         follower_totals=lambda: load_head(data_dir).totals,
+                        unlisted=unlisted,
+                        offsets=offsets,
+                        alerts=watchers.alerts.statuses,
+                        webhook=WebhookStatus if watchers.webhook is None else watchers.webhook.status,
                     )
                 )
                 _start_watching(recording, watchers, observer, log)
                 async with trio.open_nursery() as supervisor:
                     snapshots = _snapshots(config)
-                    around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags)
+                    around = _surroundings(
+                        config, watchers.owners, journal, clock, log, live, snapshots, lags, unlisted
+                    )
                     for wanted in snapshots.values():
                         supervisor.start_soon(wanted.keep, around)
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
+                    supervisor.start_soon(keep_offsets, config, clocks(config, EXCHANGES), around, offsets)
                     await stop.wait()
                     supervisor.cancel_scope.cancel()
                 journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
@@ -246,12 +264,36 @@ async def _record(
 
 def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
     nursery.start_soon(_watching, log, observer.run)
+    tell: list[Callable[[Change, Status], None]] = [partial(log_change, log)]
+    if watchers.webhook is not None:
+        nursery.start_soon(_watching, log, watchers.webhook.run)
+        tell.append(partial(_put, watchers.webhook, platform.node()))
+    clock = observer.parts.clock
+    nursery.start_soon(_watching, log, partial(keep_watch, watchers.alerts, observer.look, clock, tell))
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
         log.info("http", url=watchers.port.url)
     if watchers.watch is not None:
         nursery.start_soon(_watching, log, partial(watchers.watch, observer.look))
+
+
+def _webhook(config: Config, network: Network, log: FilteringBoundLogger) -> Webhook | None:
+    """Return what tells the webhook of alerts; None where there is none."""
+    url = config.alerts.webhook
+    if not url:
+        return None
+
+    async def post(body: bytes) -> None:
+        async with open_rest(network, url, owner=WEBHOOK) as client:
+            await client.post_json(body)
+
+    where = urlsplit(url)
+    return Webhook(post, f"{where.scheme}://{where.hostname}", log)  # what stands behind is often a secret
+
+
+def _put(webhook: Webhook, host: str, change: Change, status: Status) -> None:
+    webhook.put(message(change, status, host))
 
 
 async def _watching(log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]]) -> None:
@@ -322,6 +364,7 @@ def _surroundings(
     live: Live,
     snapshots: Mapping[tuple[str, str], Snapshots],
     lags: Mapping[str, LagHistogram],
+    unlisted: MutableMapping[tuple[str, str], Sequence[str]],
 ) -> Surroundings:
     network = attrs.evolve(open_network(config), owners=owners)
     return Surroundings(
@@ -336,6 +379,7 @@ def _surroundings(
         live=live,
         snapshots=snapshots,
         observe_lag={name: lag.observe_ns for name, lag in lags.items()},
+        unlisted=unlisted,
     )
 
 
@@ -350,10 +394,10 @@ async def open_socket(network: Network, clock: Callable[[], int], url: str, sink
 
 
 @asynccontextmanager
-async def open_rest(network: Network, url: str) -> AsyncIterator[HttpClient]:
-    """Open a client for one REST base."""
+async def open_rest(network: Network, url: str, owner: str = REST) -> AsyncIterator[HttpClient]:
+    """Open a client for one REST base, whose sockets are `owner`'s."""
     tls, proxy = network.ssl_context, network.proxy_for(url)
-    with network.owners.owning(REST) as owned:
+    with network.owners.owning(owner) as owned:
         async with open_client(url, ssl_context=tls, proxy=proxy, connector=owned.dial) as client:
             yield client
 

@@ -136,7 +136,7 @@ class Config:
     store: Store = Store()
     net: Net = Net()
     limits: Limits = Limits()
-    alerts: Alerts = Alerts()
+    alerts: Alerts = attrs.field(factory=Alerts)
 
 
 def _unread(value: object) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from collector_trio.config_values import Reader, count, duration, per_hour, size, span
+from collector_trio.config_values import Reader, count, duration, per_hour, size, span, written_count
 
 
 @attrs.frozen
@@ -57,8 +57,8 @@ _EVERY = duration("1s", "1h")
 
 # The keys of a threshold's table, by the key of the threshold.
 THRESHOLDS: Mapping[str, Mapping[str, Reader[Any]]] = {
-    "sockets": {"normal": span(count, "15..30"), "alert_above": count, "every": _EVERY},
-    "close_wait": {"normal": span(count, "0..2"), "alert_above": count, "every": _EVERY},
+    "sockets": {"normal": span(written_count, "15..30"), "alert_above": count, "every": _EVERY},
+    "close_wait": {"normal": span(written_count, "0..2"), "alert_above": count, "every": _EVERY},
     "memory": {"normal": span(size, "..1 GiB"), "alert_above": size, "every": _EVERY},
     "reconnects": {"normal": span(per_hour, "..10/h"), "alert_above": per_hour, "every": _EVERY},
 }

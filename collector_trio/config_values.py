@@ -214,27 +214,31 @@ def per_hour(value: object) -> float:
     return float(found[1])
 
 
+def written_count(value: object) -> float:
+    """Take a number of things that stands in a string."""
+    written = text(value)
+    if not re.fullmatch(r"[0-9]{1,18}", written):
+        raise Fault("whole numbers are wanted")
+    return float(written)
+
+
 def span(read: Reader[float], example: str) -> Reader[tuple[float, float]]:
-    """Take "low..high" or "..high", whose ends are what `read` takes: as text, or as the integer that the text is."""
+    """Take "low..high" or "..high", whose ends are what `read` takes; where the low end has no unit, the high one's."""
 
     def read_span(value: object) -> tuple[float, float]:
         if not isinstance(value, str):
             raise WrongType(f'a range such as "{example}" is wanted')
-        written_low, dots, written_high = (part.strip() for part in value.partition(".."))
-        if not dots or not written_high:
+        low_text, dots, high_text = (part.strip() for part in value.partition(".."))
+        if not dots or not high_text:
             raise Fault(f'a range is written like "{example}"')
-        unit = re.sub(r"[0-9.]+", "", written_high)  # "15..30/h" says it once
-        low = _end(read, written_low if not written_low.isdecimal() else written_low + unit) if written_low else 0.0
-        high = _end(read, written_high)
+        if re.fullmatch(r"[0-9.]+", low_text):
+            low_text += re.sub(r"^[0-9.]+", "", high_text)
+        low, high = read(low_text) if low_text else 0.0, read(high_text)
         if low > high:
             raise Fault("its end is before its beginning")
         return low, high
 
     return read_span
-
-
-def _end(read: Reader[float], written: str) -> float:
-    return read(int(written) if written.isdecimal() and len(written) < 19 else written)
 
 
 def size(value: object) -> int:

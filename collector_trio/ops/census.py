@@ -28,6 +28,7 @@ STATES = (
 NOBODY = "none"
 HTTP = "http"
 REST = "rest"
+WEBHOOK = "webhook"
 _DNS_PORT = 53  # the C library asks over TCP when an answer is too long for UDP
 
 

@@ -118,7 +118,7 @@ class ClockStatus:
 
 @attrs.frozen
 class AlertStatus:
-    """One alert. `value` and `limit` are counts, seconds, bytes or per hour; `value` None: not known yet.
+    """One alert. `value` and `limit` are counts, seconds, bytes or per hour; None: not known yet.
 
     `since`: when it started, if it is active. `normal`: from and to, where the config says what is normal.
     """
@@ -127,7 +127,7 @@ class AlertStatus:
     active: bool
     since: str | None
     value: float | None
-    limit: float
+    limit: float | None
     normal: tuple[float, float] | None
     detail: str
 

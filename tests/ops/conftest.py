@@ -18,6 +18,7 @@ from collector_trio.journal.append import Journal, open_journal
 from collector_trio.journal.recover import Numbers, lock_data_dir
 from collector_trio.journal.space import Floor
 from collector_trio.net.budgets import Budget
+from collector_trio.ops.alerts import Alerts
 from collector_trio.ops.census import Owners
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
@@ -55,6 +56,10 @@ class Recorder:
     child: FollowerChild
     cursor: Cursor = attrs.field(factory=Cursor)
     totals: dict[str, Any] = attrs.field(factory=dict)
+    alerts: Alerts = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.alerts = Alerts(self.observer.parts.config)
 
     def add_stream(self, exchange: str) -> Stream:
         self.streams.append(Stream(plan_of(exchange, ("BTC-USDT",), ("book",))))
@@ -109,6 +114,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
             lags={"binance": LagHistogram()},
             continuity=continuity,
             follower_totals=lambda: made.totals,
+            alerts=lambda: made.alerts.statuses(),
         )
         made = Recorder(journal, Observer(parts), streams, continuity, child)
         yield made
