@@ -98,6 +98,10 @@ def _streams(status: Status) -> Iterator[Metric]:
         "stream_live", "1 while a stream's session is live.", ["stream"],
         {(stream.name,): stream.state == "live" for stream in streams},
     )  # fmt: skip
+    yield _gauges(
+        "stream_parked", "1 when a stream crashed so often that it was given up.", ["stream"],
+        {(stream.name,): stream.state == "parked" for stream in streams},
+    )  # fmt: skip
     yield _counters(
         "reconnects", "Sessions that ended, by why.", ["stream", "reason"],
         {(stream.name, reason): count for stream in streams for reason, count in stream.ended.items()},
