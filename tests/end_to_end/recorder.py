@@ -1,10 +1,10 @@
 """Runs the whole collector against simulated exchanges in this process, on real sockets, with its real follower."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import duckdb
@@ -16,6 +16,8 @@ from collector_trio.config import Config, parse_config
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.cursor import lock_cursor
 from collector_trio.followers.tables import open_tables
+from collector_trio.ops.census import Owners
+from collector_trio.ops.status import Status
 from collector_trio.sim import Fault, SimServer, serve
 from collector_trio.streams.supervisor import Stream
 
@@ -33,6 +35,8 @@ def config_text(
     markets: tuple[str, ...] = ("spot",),
     segment: str = "2s",
     store: str = "",
+    listen: str = "",
+    min_free: str = "0 B",
 ) -> str:
     listed = ", ".join(f'"{symbol}"' for symbol in symbols)
     records = "".join(
@@ -40,8 +44,8 @@ def config_text(
         for name in exchanges
         for market in markets
     )
-    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\nmin_free = "0 B"\n{store}'
-    return f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = ""\n{kept}{records}{endpoints}'
+    kept = f'[store]\nsegment = "{segment}"\nkeep_journal = "forever"\nmin_free = "{min_free}"\n{store}'
+    return f'[collector]\ndata_dir = "{data_dir}"\n[http]\nlisten = "{listen}"\n{kept}{records}{endpoints}'
 
 
 def config_for(data_dir: Path, endpoints: str, **options: Any) -> Config:
@@ -58,6 +62,11 @@ class Running:
     stop: trio.Event
     streams: list[Stream]
     report: app.Report | None = None
+    look: Callable[[], Status] | None = None  # at the recorder, once it runs
+
+    async def watch(self, look: Callable[[], Status]) -> NoReturn:
+        self.look = look
+        await trio.sleep_forever()
 
     async def until(self, condition: Any, what: str) -> None:
         """Wait until `condition()` holds, looking often."""
@@ -87,14 +96,21 @@ class Running:
 
 
 @asynccontextmanager
-async def recording(data_dir: Path, *, serve_with: dict[str, Any], **config: Any) -> AsyncIterator[Running]:
-    """Record beside the block; when it is left the collector has stopped and everything is stored."""
+async def recording(
+    data_dir: Path, *, serve_with: dict[str, Any], ours: tuple[int, ...] = (), **config: Any
+) -> AsyncIterator[Running]:
+    """Record beside the block; when it is left the collector has stopped and everything is stored. `ours`: ports at
+    which the test itself listens.
+    """
     async with trio.open_nursery() as nursery:
         server: SimServer = await nursery.start(partial(serve, **serve_with))
         running = Running(server, config_for(data_dir, server.endpoints_toml(), **config), trio.Event(), [])
 
         async def run() -> None:
-            running.report = await app.run(running.config, stop=running.stop, streams=running.streams)
+            owners = Owners(ports=dict.fromkeys((server.port, *ours), "test"))
+            running.report = await app.run(
+                running.config, stop=running.stop, streams=running.streams, owners=owners, watch=running.watch
+            )
 
         async with trio.open_nursery() as collector:
             collector.start_soon(run)
