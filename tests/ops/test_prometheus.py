@@ -111,3 +111,10 @@ def test_the_rules_limits_are_the_defaults_of_the_config() -> None:
         assert f"interval: {minutes}m" in group[:40]
     every = {alerts.sockets.every_s, alerts.close_wait.every_s}
     assert (every, alerts.reconnects.every_s, alerts.memory.every_s) == ({300.0}, 600.0, 60.0)
+
+
+def test_what_to_do_about_every_alert_is_written_down() -> None:
+    text = (FOLDER.parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in text.split("\n### ")[1:]}
+    assert sections.keys() >= FINDERS.keys()
+    assert {name for name in FINDERS if "*Do*: " not in sections[name]} == set()
