@@ -11,6 +11,7 @@ import attrs
 
 from collector_trio.config import Config, Threshold
 from collector_trio.journal.space import size_text
+from collector_trio.ops.census import NOBODY
 from collector_trio.ops.status import Status, StreamStatus
 
 PLAN_MARGIN = 20  # sockets beyond the plan that are never an alert: pages, scrapes, REST
@@ -111,7 +112,7 @@ class Findings:
 
     def unowned_socket(self, status: Status, now: float) -> Finding:
         """No scope owns it: a leak."""
-        leaked = [each for each in status.sockets.sockets if each.owner == "none"]
+        leaked = [each for each in status.sockets.sockets if each.owner == NOBODY]
         where = _some(f"fd {each.fd} {each.state} {each.local} → {each.peer or 'nobody'}" for each in leaked)
         return judge(status.sockets.unowned, 0, f"{status.sockets.unowned} sockets without an owner{where}")
 
