@@ -27,7 +27,8 @@ def promtool(request: pytest.FixtureRequest) -> str:
     """Find Prometheus' own tool: on the PATH, or in Debian's package, which is unpacked into pytest's cache."""
     if found := shutil.which("promtool"):
         return found
-    folder = request.config.cache.mkdir("promtool") if request.config.cache else None
+    cache = getattr(request.config, "cache", None)
+    folder = None if cache is None else cache.mkdir("promtool")
     if folder is None or not shutil.which("apt-get") or not shutil.which("dpkg"):
         pytest.skip("no promtool on the PATH, and no Debian package to take it from")
     tool = folder / "usr" / "bin" / "promtool"
