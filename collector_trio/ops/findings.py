@@ -89,7 +89,7 @@ class Findings:
         sockets = status.sockets
         limit = max(self.config.alerts.sockets.alert_above, sockets.sessions_planned + PLAN_MARGIN)
         states = ", ".join(f"{count} {state}" for state, count in sockets.by_state.items() if count)
-        return judge(sockets.open, limit, f"{sockets.open} TCP sockets ({states or 'none'})")
+        return judge(sockets.open, limit, f"{_many(sockets.open, 'TCP socket')} ({states or 'none'})")
 
     def close_wait(self, status: Status, now: float) -> Finding:
         """Peers have closed, and we have not."""
@@ -107,14 +107,16 @@ class Findings:
         ended = sum((Counter(stream.ended) for stream in status.streams), Counter[str]())
         in_an_hour = self._reconnects.take(ended.total(), now)
         reasons = ", ".join(f"{reason} {count}" for reason, count in ended.most_common())
-        detail = f"{in_an_hour:g} sessions ended within an hour" + (f"; since the start: {reasons}" if reasons else "")
+        detail = f"{_many(in_an_hour, 'session')} ended within an hour" + (
+            f"; since the start: {reasons}" if reasons else ""
+        )
         return judge(in_an_hour, self.config.alerts.reconnects.alert_above, detail)
 
     def unowned_socket(self, status: Status, now: float) -> Finding:
         """No scope owns it: a leak."""
         leaked = [each for each in status.sockets.sockets if each.owner == NOBODY]
         where = _some(f"fd {each.fd} {each.state} {each.local} → {each.peer or 'nobody'}" for each in leaked)
-        return judge(status.sockets.unowned, 0, f"{status.sockets.unowned} sockets without an owner{where}")
+        return judge(status.sockets.unowned, 0, f"{_many(status.sockets.unowned, 'socket')} without an owner{where}")
 
     def off_plan(self, status: Status, now: float) -> Finding:
         """Other sessions are open than planned, for longer than a rotation takes."""
@@ -146,31 +148,30 @@ class Findings:
     def parked(self, status: Status, now: float) -> Finding:
         """A stream crashed (a bug) so often that it was given up."""
         parked = [stream.name for stream in status.streams if stream.state == "parked"]
-        return judge(len(parked), 0, f"{len(parked)} streams given up{_some(parked)}")
+        return judge(len(parked), 0, f"{_many(len(parked), 'stream')} given up{_some(parked)}")
 
     def not_listed(self, status: Status, now: float) -> Finding:
         """The exchange does not list what the config wants (any more)."""
-        return judge(
-            len(status.not_listed), 0, f"{len(status.not_listed)} symbols not listed{_some(status.not_listed)}"
-        )
+        symbols = status.not_listed
+        return judge(len(symbols), 0, f"{_many(len(symbols), 'symbol')} not listed{_some(symbols)}")
 
     # What was recorded
 
     def open_gaps(self, status: Status, now: float) -> Finding:
         """Something is missing, and has not come."""
         for_s = self._open_gaps.ages(["gaps"] if status.gaps.open else [], now).get("gaps", 0.0)
-        detail = f"{status.gaps.open} holes open, some for {for_s:.0f} s"
+        detail = f"{_many(status.gaps.open, 'hole')} open, some for {for_s:.0f} s"
         return judge(for_s, self.config.alerts.open_gaps_s, detail)
 
     def unbalanced(self, status: Status, now: float) -> Finding:
         """Accepted frames are accounted for nowhere."""
         more = self._unbalanced.take(status.gaps.unbalanced, now)
-        return judge(more, 0, f"{more:g} accepted frames, lately, that no class of segments counts")
+        return judge(more, 0, f"{_many(more, 'accepted frame')}, lately, that no class of segments counts")
 
     def divergence(self, status: Status, now: float) -> Finding:
         """The recorder and the follower found different holes in the same journal."""
         more = self._divergence.take(status.gaps.divergence, now)
-        return judge(more, 0, f"{more:g} instruments, lately, on which recorder and follower disagree")
+        return judge(more, 0, f"{_many(more, 'instrument')}, lately, on which recorder and follower disagree")
 
     def follower_lag(self, status: Status, now: float) -> Finding:
         """What was accepted is not becoming tables."""
@@ -241,6 +242,10 @@ def _age_s(stream: StreamStatus, uptime_s: float) -> float:
 
 def _counted(names: Iterable[str]) -> str:
     return _some(f"{count} of {name}" for name, count in Counter(names).items())
+
+
+def _many(count: float, noun: str) -> str:
+    return f"{count:,.0f} {noun}" + ("" if count == 1 else "s")
 
 
 def _some(words: Iterable[str]) -> str:

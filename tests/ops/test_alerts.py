@@ -184,7 +184,7 @@ def test_start_and_end_are_a_line_each_with_what_was_found(scene: Scene) -> None
         log_change(LOG, ended, scene.status)
     assert logs == [
         {"event": "alert", "log_level": "error", "alert": "not_listed", "value": 1, "limit": 0,
-         "detail": "1 symbols not listed: okx spot FOO-USDT"},
+         "detail": "1 symbol not listed: okx spot FOO-USDT"},
         {"event": "alert ended", "log_level": "info", "alert": "not_listed", "value": 0, "limit": 0,
          "detail": "0 symbols not listed", "lasted_s": 90.0},
     ]  # fmt: skip
@@ -194,7 +194,7 @@ def test_a_webhook_is_told_in_words_and_in_values(scene: Scene) -> None:
     status = attrs.evolve(scene.status, not_listed=("okx spot FOO-USDT",))
     [started] = scene.alerts.take(status, 0.0, EPOCH_NS)
     told = json.loads(message(started, status, "box"))
-    assert told["text"] == "collector_trio on box: alert not_listed started: 1 symbols not listed: okx spot FOO-USDT"
+    assert told["text"] == "collector_trio on box: alert not_listed started: 1 symbol not listed: okx spot FOO-USDT"
     assert (told["alert"], told["state"], told["value"], told["limit"]) == ("not_listed", "started", 1, 0)
     assert told["at"] == told["since"] == "2026-11-18T11:06:40.000Z"
     assert told["collector"].keys() == {"host", "pid", "data_dir", "version"}

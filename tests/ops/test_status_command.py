@@ -62,7 +62,7 @@ async def test_it_shows_active_alerts_and_what_is_normal(recorder: Recorder, aut
     stream.parked = True
     alarmed = text()
     assert "No alerts" not in alarmed
-    assert f"ALERT parked, since {recorder.alerts.statuses()[8].since}: 1 streams given up: binance.spot/1" in alarmed
+    assert f"ALERT parked, since {recorder.alerts.statuses()[8].since}: 1 stream given up: binance.spot/1" in alarmed
 
 
 async def test_the_page_and_the_live_table_show_active_alerts_and_nothing_in_them_is_markup(
@@ -76,7 +76,7 @@ async def test_the_page_and_the_live_table_show_active_alerts_and_nothing_in_the
         assert "alerts:" not in view(observer.look()).plain
         recorder.alerts.take(observer.look(), trio.current_time(), observer.parts.clock())
         page = (await client.get(f"http://127.0.0.1:{port}/")).text
-    assert "1 symbols not listed: okx spot &lt;b&gt;" in page
+    assert "1 symbol not listed: okx spot &lt;b&gt;" in page
     assert "<b>" not in page
     assert view(observer.look()).plain.splitlines()[-1].startswith("alerts: ")
 
