@@ -65,6 +65,7 @@ from collector_trio.streams.supervisor import Stream, Surroundings
 
 FINISH_S = 6.0  # for followers to store what is sealed
 HEED_EVERY_S = 5.0
+WATCH_AGAIN_S = 30.0  # alerts that a bug has ended would say for ever that all is well
 
 
 @attrs.frozen
@@ -269,7 +270,7 @@ def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observe
         nursery.start_soon(_watching, log, watchers.webhook.run)
         tell.append(partial(_put, watchers.webhook, platform.node()))
     clock = observer.parts.clock
-    nursery.start_soon(_watching, log, partial(keep_watch, watchers.alerts, observer.look, clock, tell))
+    nursery.start_soon(_watching, log, partial(keep_watch, watchers.alerts, observer.look, clock, tell), WATCH_AGAIN_S)
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
@@ -296,12 +297,18 @@ def _put(webhook: Webhook, host: str, change: Change, status: Status) -> None:
     webhook.put(message(change, status, host))
 
 
-async def _watching(log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]]) -> None:
-    """Run what only watches: a bug in it ends itself, not the recording."""
-    try:
-        await watch()
-    except Exception:
-        log.exception("watching crashed")
+async def _watching(
+    log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]], again_s: float | None = None
+) -> None:
+    """Run what only watches: a bug in it ends itself, not the recording. With `again_s` it begins again."""
+    while True:
+        try:
+            await watch()
+        except Exception:
+            log.exception("watching crashed")
+        if again_s is None:
+            return
+        await trio.sleep(again_s)
 
 
 def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:

@@ -21,10 +21,12 @@ import structlog
 import trio
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from collector_trio import app
 from collector_trio.continuity.fold import Continuity
 from collector_trio.journal.segments import journal_dir
 from collector_trio.ops import alerts as alerts_module
 from collector_trio.ops import findings, lag, state
+from collector_trio.ops.alerts import Alerts, Change
 from collector_trio.ops.findings import FINDERS
 from collector_trio.ops.log import set_up_logging
 from collector_trio.ops.metrics import Metrics
@@ -345,6 +347,23 @@ async def test_a_webhook_hears_of_start_and_end_and_when_it_hangs_the_stop_does_
         nursery.cancel_scope.cancel()
     assert [(each["alert"], each["state"]) for each in heard] == [("not_listed", "started"), ("not_listed", "ended")]
     assert at.running.report is not None
+
+
+async def test_a_bug_in_looking_costs_some_looks_and_not_the_alerts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "WATCH_AGAIN_S", 0.1)
+    take, crashes = Alerts.take, iter([True, True])
+
+    def crash(alerts: Alerts, status: Status, now: float, now_ns: int) -> list[Change]:
+        if next(crashes, False):
+            raise ZeroDivisionError("a bug")
+        return take(alerts, status, now, now_ns)
+
+    monkeypatch.setattr(Alerts, "take", crash)
+    async with drill(tmp_path, "", symbols=("BTC-USDT", "NEW-USDT")) as at:
+        await at.live()
+        await at.starts("not_listed")
 
 
 def test_every_alert_is_drilled() -> None:

@@ -12,7 +12,7 @@ import trio
 from structlog.testing import capture_logs
 
 from collector_trio.ops.alerts import LOOK_EVERY_S, Alerts, log_change, message
-from collector_trio.ops.findings import FINDERS, RECENT_S
+from collector_trio.ops.findings import FINDERS
 from collector_trio.ops.status import ClockStatus, Status
 
 from .conftest import LOG, Recorder
@@ -145,8 +145,8 @@ def test_a_stream_that_never_brought_data_is_as_old_as_the_run(scene: Scene) -> 
 
 def test_what_never_becomes_less_is_an_alert_for_a_while_after_it_became_more(scene: Scene) -> None:
     assert scene.play(100, **scene.part("gaps", divergence=3)) == []  # of an earlier run
-    assert scene.play(RECENT_S, **scene.part("gaps", divergence=4)) == [("starts", "divergence", 100)]
-    assert scene.play(5, **scene.part("gaps", divergence=4)) == [("ends", "divergence", 100 + RECENT_S)]
+    assert scene.play(900, **scene.part("gaps", divergence=4)) == [("starts", "divergence", 100)]
+    assert scene.play(5, **scene.part("gaps", divergence=4)) == [("ends", "divergence", 1000)]
     assert scene.play(5, **scene.part("gaps", divergence=0)) == []  # begun anew
     assert scene.play(5, **scene.part("gaps", divergence=1))[0][:2] == ("starts", "divergence")
 
