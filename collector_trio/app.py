@@ -4,7 +4,8 @@
     ├─ follower                      child process that writes Parquet; outlives the journal, to store its last segment
     ├─ HTTP port                     the listening socket, for as long as the run
     └─ journal                       owns the running segment
-       ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table
+       ├─ syncing, ticks, disk space, what the follower says; whoever watches: alerts and their webhook, the port's
+       │  server, the terminal's table
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
 A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished.
@@ -13,15 +14,17 @@ whatever the peers do.
 """
 
 import os
+import platform
 import random
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import attrs
 import cattrs
@@ -45,13 +48,16 @@ from collector_trio.net.dial import install_resolver, make_ssl_context
 from collector_trio.net.http import HttpClient, open_client
 from collector_trio.net.proxies import choose_proxy
 from collector_trio.net.tap import Sink
-from collector_trio.ops.census import REST, Owners
+from collector_trio.ops.alerts import Alerts, Change, keep_watch, log_change, message
+from collector_trio.ops.census import REST, WEBHOOK, Owners
 from collector_trio.ops.http import Port, open_port, serve
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.site import make_site
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
-from collector_trio.ops.status import Status
+from collector_trio.ops.status import Status, WebhookStatus
+from collector_trio.ops.webhook import Webhook
 from collector_trio.plan import market_groups
+from collector_trio.streams.clocks import Offset, clocks, keep_offsets
 from collector_trio.streams.live import Live, recall
 from collector_trio.streams.maintenance import Maintenance
 from collector_trio.streams.markets import keep_markets, rest_url
@@ -63,6 +69,7 @@ from collector_trio.threads import run_in_thread
 FINISH_S = 6.0  # from the wish to stop until followers must have stored what is sealed; then they are killed
 LEAST_FINISH_S = 0.5  # for them alone, however long a slow disk has taken
 HEED_EVERY_S = 5.0
+WATCH_AGAIN_S = 30.0  # alerts that a bug has ended would say for ever that all is well
 
 
 @attrs.frozen
@@ -108,6 +115,8 @@ class Watchers:
     port: Port
     owners: Owners
     watch: Watch | None
+    alerts: Alerts
+    webhook: Webhook | None
 
 
 async def run(
@@ -139,7 +148,8 @@ async def run(
             await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
-            watchers = Watchers(port, owners, watch)
+            webhook = _webhook(config, attrs.evolve(open_network(config), owners=owners), log)
+            watchers = Watchers(port, owners, watch, Alerts(config), webhook)
             report = await _record(config, clock, stop, [] if streams is None else streams, watchers, log)
             root.cancel_scope.cancel()
     return attrs.evolve(report, signalled=signalled.is_set())
@@ -181,6 +191,8 @@ async def _record(
     floor = find_floor(data_dir, config.store.min_free_bytes)
     if floor.problem is not None:
         log.warning("min_free", problem=floor.problem)
+    unlisted: dict[tuple[str, str], Sequence[str]] = {}
+    offsets: dict[tuple[str, str], Offset] = {}
     bell, finish, sealed, lags = Bell(), trio.Event(), Sealed(), {name: LagHistogram() for name in EXCHANGES}
     for segment in segments_behind(data_dir, load_cursor(data_dir).segment):  # what the last run left to be stored
         sealed.add(segment.number, segment.path.stat().st_mtime_ns)
@@ -222,7 +234,9 @@ async def _record(
                 recording.start_soon(_tick, journal, clock, log)
                 snapshots = _snapshots(config)
                 maintenance = _maintenance(config)
-                around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags, maintenance)
+                around = _surroundings(
+                    config, watchers.owners, journal, clock, log, live, snapshots, lags, maintenance, unlisted
+                )
                 await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
                 observer = Observer(
@@ -241,6 +255,10 @@ async def _record(
                         continuity=live.continuity,
                         follower_totals=lambda: load_head(data_dir).totals,
                         holds=lambda: around.gates.holds,
+                        unlisted=unlisted,
+                        offsets=offsets,
+                        alerts=watchers.alerts.statuses,
+                        webhook=WebhookStatus if watchers.webhook is None else watchers.webhook.status,
                     )
                 )
                 _start_watching(recording, watchers, observer, log)
@@ -251,6 +269,7 @@ async def _record(
                         supervisor.start_soon(asked.keep, around)
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
+                    supervisor.start_soon(keep_offsets, config, clocks(config, EXCHANGES), around, offsets)
                     await stop.wait()
                     stopping_at = trio.current_time()
                     supervisor.cancel_scope.cancel()
@@ -273,6 +292,12 @@ async def _keep_follower(child: FollowerChild, keep: Callable[[], Awaitable[None
 def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
     nursery.start_soon(_watching, log, observer.run)
     nursery.start_soon(_watching, log, partial(watchers.owners.watch, log))
+    tell: list[Callable[[Change, Status], None]] = [partial(log_change, log)]
+    if watchers.webhook is not None:
+        nursery.start_soon(_watching, log, watchers.webhook.run)
+        tell.append(partial(_put, watchers.webhook, platform.node()))
+    clock = observer.parts.clock
+    nursery.start_soon(_watching, log, partial(keep_watch, watchers.alerts, observer.look, clock, tell), WATCH_AGAIN_S)
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
@@ -281,12 +306,36 @@ def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observe
         nursery.start_soon(_watching, log, partial(watchers.watch, observer.look))
 
 
-async def _watching(log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]]) -> None:
-    """Run what only watches: a bug in it ends itself, not the recording."""
-    try:
-        await watch()
-    except Exception:
-        log.exception("watching crashed")
+def _webhook(config: Config, network: Network, log: FilteringBoundLogger) -> Webhook | None:
+    """Return what tells the webhook of alerts; None where there is none."""
+    url = config.alerts.webhook
+    if not url:
+        return None
+
+    async def post(body: bytes) -> None:
+        async with open_rest(network, url, owner=WEBHOOK) as client:
+            await client.post_json(body)
+
+    where = urlsplit(url)
+    return Webhook(post, f"{where.scheme}://{where.hostname}", log)  # what stands behind is often a secret
+
+
+def _put(webhook: Webhook, host: str, change: Change, status: Status) -> None:
+    webhook.put(message(change, status, host))
+
+
+async def _watching(
+    log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]], again_s: float | None = None
+) -> None:
+    """Run what only watches: a bug in it ends itself, not the recording. With `again_s` it begins again."""
+    while True:
+        try:
+            await watch()
+        except Exception:
+            log.exception("watching crashed")
+        if again_s is None:
+            return
+        await trio.sleep(again_s)
 
 
 def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:
@@ -362,6 +411,7 @@ def _surroundings(
     snapshots: Mapping[tuple[str, str], Snapshots],
     lags: Mapping[str, LagHistogram],
     maintenance: Mapping[str, Maintenance],
+    unlisted: MutableMapping[tuple[str, str], Sequence[str]],
 ) -> Surroundings:
     network = attrs.evolve(open_network(config), owners=owners)
     return Surroundings(
@@ -377,6 +427,7 @@ def _surroundings(
         snapshots=snapshots,
         observe_lag={name: lag.observe_ns for name, lag in lags.items()},
         session_ended={name: asked.session_ended for name, asked in maintenance.items()},
+        unlisted=unlisted,
     )
 
 
@@ -391,10 +442,10 @@ async def open_socket(network: Network, clock: Callable[[], int], url: str, sink
 
 
 @asynccontextmanager
-async def open_rest(network: Network, url: str) -> AsyncIterator[HttpClient]:
-    """Open a client for one REST base."""
+async def open_rest(network: Network, url: str, owner: str = REST) -> AsyncIterator[HttpClient]:
+    """Open a client for one REST base, whose sockets are `owner`'s."""
     tls, proxy = network.ssl_context, network.proxy_for(url)
-    with network.owners.owning(REST) as owned:
+    with network.owners.owning(owner) as owned:
         async with open_client(url, ssl_context=tls, proxy=proxy, connector=owned.dial) as client:
             yield client
 

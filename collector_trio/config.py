@@ -8,6 +8,7 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
+from collector_trio.config_alerts import LIMITS, THRESHOLDS, Alerts, Threshold, WrittenThreshold
 from collector_trio.config_source import Place, Source, read_source, show_place
 from collector_trio.config_values import (
     Fault,
@@ -29,11 +30,13 @@ from collector_trio.config_values import (
     size,
     suggest,
     symbols,
+    webhook_url,
 )
 from collector_trio.errors import ConfigError
 from collector_trio.instruments import is_pattern
 
 __all__ = [
+    "Alerts",
     "Collector",
     "Config",
     "Http",
@@ -42,6 +45,7 @@ __all__ = [
     "Offers",
     "Record",
     "Store",
+    "Threshold",
     "load_config",
     "parse_config",
     "parse_duration",
@@ -132,10 +136,15 @@ class Config:
     store: Store = Store()
     net: Net = Net()
     limits: Limits = Limits()
+    alerts: Alerts = attrs.field(factory=Alerts)
+
+
+def _unread(value: object) -> Any:
+    raise AssertionError("`_section_readers` gives this key its reader")
 
 
 # What the contract knows, whether or not this version offers it: "not in this version" is no misspelling.
-LATER_SECTIONS = ("nats", "clickhouse", "alerts")
+LATER_SECTIONS = ("nats", "clickhouse")
 ENDPOINTS = ("binance.spot", "binance.perp", "okx", "deribit")
 EXCHANGES = ("binance", "okx", "deribit")
 MARKETS = ("spot", "perp", "index")
@@ -174,6 +183,7 @@ SECTIONS: Mapping[str, tuple[type, Readers]] = {
     ),
     "net": (Net, {"proxy": proxy_url, "insecure": boolean}),
     "limits": (Limits, {"share": share}),
+    "alerts": (Alerts, {**dict.fromkeys(THRESHOLDS, _unread), **LIMITS, "webhook": _unread}),
 }
 
 _CONVERTER = cattrs.Converter()
@@ -208,12 +218,45 @@ def parse_config(text: str, source: str, offers: Mapping[str, Offers], environ: 
         elif section not in known:
             _note_unknown(file, (section,), "section", known)
     sections: dict[str, Any] = {
-        name: _structure(file, (name,), *SECTIONS[name]) for name in SECTIONS if name in file.values
+        name: _structure(file, (name,), SECTIONS[name][0], _section_readers(file, name))
+        for name in SECTIONS
+        if name in file.values
     }
     records = _read_records(file, offers)
     endpoints = _read_endpoints(file, offers)
     file.raise_problems()
     return Config(source, records, endpoints, **sections)
+
+
+def _section_readers(file: Source, section: str) -> Readers:
+    """Return the readers of a section's keys; those of a threshold note in `file` what is wrong inside it."""
+    readers = SECTIONS[section][1]
+    if section != "alerts":
+        return readers
+    thresholds = {name: _threshold_reader(file, (section, name)) for name in THRESHOLDS}
+    return {**readers, **thresholds, "webhook": webhook_url(insecure=_is_insecure(file))}
+
+
+def _threshold_reader(file: Source, place: Place) -> Reader[Threshold]:
+    name = str(place[-1])
+    default: Threshold = getattr(Alerts(), name)
+
+    def read(value: object) -> Threshold:
+        if not isinstance(value, dict):
+            raise WrongType("a table such as { alert_above = … } is wanted")
+        written = _structure(file, place, WrittenThreshold, THRESHOLDS[name])
+        threshold = default if written is None else written.over(default)
+        if threshold.normal[1] > threshold.alert_above:
+            key = "normal" if "normal" in value else "alert_above"
+            file.add_fault((*place, key), Fault("normal must not reach beyond alert_above"))
+        return threshold
+
+    return read
+
+
+def _is_insecure(file: Source) -> bool:
+    net = file.values.get("net")
+    return isinstance(net, dict) and net.get("insecure") is True
 
 
 def _structure(file: Source, place: Place, into: type[T], readers: Readers) -> T | None:
@@ -345,8 +388,7 @@ def _read_endpoints(file: Source, offers: Mapping[str, Offers]) -> dict[str, dic
     """Return all URLs: those of the offers, and over them those of the file."""
     urls = {section: dict(defaults) for offer in offers.values() for section, defaults in offer.endpoints.items()}
     reasons = {section: reason for offer in offers.values() for section, reason in offer.path_reasons.items()}
-    net = file.values.get("net")
-    insecure = isinstance(net, dict) and net.get("insecure") is True
+    insecure = _is_insecure(file)
     # Sections have dots in their names, so [endpoints.binance] is no section, but leads to some.
     sections: dict[Place, str] = {tuple(name.split(".")): name for name in (*ENDPOINTS, *urls)}
     places: list[Place] = [("endpoints",)] if "endpoints" in file.values else []

@@ -195,6 +195,52 @@ def parse_size(written: str) -> int:
     return number
 
 
+def count(value: object) -> float:
+    """Take a number of things."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise WrongType("an integer is wanted")
+    if not 0 <= value < 2**63:
+        raise Fault("0 or more is allowed")
+    return float(value)
+
+
+def per_hour(value: object) -> float:
+    """Take a rate such as "30/h"; the result is per hour."""
+    if not isinstance(value, str):
+        raise WrongType('a rate such as "30/h" is wanted, in quotes')
+    found = re.fullmatch(r"([0-9]{1,9}) ?/ ?h", value)
+    if found is None:
+        raise Fault('a rate is written like "30/h"')
+    return float(found[1])
+
+
+def written_count(value: object) -> float:
+    """Take a number of things that stands in a string."""
+    written = text(value)
+    if not re.fullmatch(r"[0-9]{1,18}", written):
+        raise Fault("whole numbers are wanted")
+    return float(written)
+
+
+def span(read: Reader[float], example: str) -> Reader[tuple[float, float]]:
+    """Take "low..high" or "..high", whose ends are what `read` takes; where the low end has no unit, the high one's."""
+
+    def read_span(value: object) -> tuple[float, float]:
+        if not isinstance(value, str):
+            raise WrongType(f'a range such as "{example}" is wanted')
+        low_text, dots, high_text = (part.strip() for part in value.partition(".."))
+        if not dots or not high_text:
+            raise Fault(f'a range is written like "{example}"')
+        if re.fullmatch(r"[0-9.]+", low_text):
+            low_text += re.sub(r"^[0-9.]+", "", high_text)
+        low, high = read(low_text) if low_text else 0.0, read(high_text)
+        if low > high:
+            raise Fault("its end is before its beginning")
+        return low, high
+
+    return read_span
+
+
 def size(value: object) -> int:
     """Take a size, in bytes."""
     if not isinstance(value, str):
@@ -275,6 +321,23 @@ def endpoint_url(key: str, default: str, *, insecure: bool, why: str | None = No
         path = urlsplit(default).path
         if not url.path.endswith(path):
             raise Fault(f'the path must end in "{path}"' + (f": {why}" if why else ""))
+        return urlunsplit(url)
+
+    return read
+
+
+def webhook_url(*, insecure: bool) -> Reader[str]:
+    """Take the URL that alerts are POSTed to, or "" for nobody. A query may be part of it, and may be a secret."""
+
+    def read(value: object) -> str:
+        written = text(value)
+        if not written:
+            return written
+        url = _split(written, ("https", "http"))
+        if url.username is not None or url.password is not None:
+            raise Fault("user and password do not belong in this URL")
+        if url.scheme == "http" and not insecure and not _is_loopback(url.hostname or ""):
+            raise Fault("http:// is for loopback hosts; write https://, or insecure = true under [net]")
         return urlunsplit(url)
 
     return read

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from collector_trio.config import (
+    Alerts,
     Collector,
     Config,
     Http,
@@ -19,6 +20,7 @@ from collector_trio.config import (
     Offers,
     Record,
     Store,
+    Threshold,
     load_config,
     parse_config,
     parse_duration,
@@ -146,10 +148,14 @@ def problems(text: str, **environ: str) -> list[str]:
     return [problem.removeprefix("config.toml:") for problem in raised.value.problems]
 
 
-SECTIONS = "collector, http, store, net, limits, record, endpoints"
+SECTIONS = "collector, http, store, net, limits, alerts, record, endpoints"
 RECORD_KEYS = "exchange, market, symbols, channels, redundancy"
 ENDPOINTS = "binance.spot, binance.perp, okx"
 STORE_KEYS = "sync_every, segment, snapshot_every, keep_tables, keep_journal, min_free"
+ALERT_KEYS = (
+    "sockets, close_wait, memory, reconnects, off_plan, not_live, data_age, open_gaps, follower_lag, disk, "
+    "event_loop_lag, clock_offset, webhook"
+)
 DURATIONS = '"250ms", "30s", "5m", "1h", "3d"'
 SIZES = '"512 MiB", "1 GiB", "2 GB", "100 kB"'
 SYMBOLS = 'BASE-QUOTE, a pattern such as "*-USDT", or either behind "!"'
@@ -319,6 +325,64 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "a proxy whose password must not be shown": (
         '[net]\nproxy = "socks4://me:secret@proxy"',
         ['2: net.proxy is "socks4://***@proxy"; http://… or socks5://… is wanted'],
+    ),
+    "a number for a threshold": (
+        "[alerts]\nsockets = 50",
+        ["2: alerts.sockets is 50 (integer); a table such as { alert_above = … } is wanted"],
+    ),
+    "an unknown alert": (
+        "[alerts]\nsocket = { alert_above = 50 }",
+        [f'2: alerts.socket is not a key; did you mean "sockets"? ({ALERT_KEYS})'],
+    ),
+    "an unknown key of a threshold": (
+        "[alerts]\nsockets = { above = 50 }",
+        ['2: alerts.sockets.above is not a key; did you mean "alert_above"? (normal, alert_above, every)'],
+    ),
+    "three faults of one threshold": (
+        '[alerts.close_wait]\nnormal = "0-2"\nalert_above = -1\nevery = 5',
+        [
+            '2: alerts.close_wait.normal is "0-2"; a range is written like "0..2"',
+            "3: alerts.close_wait.alert_above is -1; 0 or more is allowed",
+            '4: alerts.close_wait.every is 5 (integer); a duration such as "30s" is wanted, in quotes',
+        ],
+    ),
+    "memory as a number": (
+        "[alerts]\nmemory = { alert_above = 2 }",
+        ['2: alerts.memory.alert_above is 2 (integer); a size such as "512 MiB" is wanted, in quotes'],
+    ),
+    "a normal range of memory without its unit": (
+        '[alerts]\nmemory = { normal = "..1" }',
+        [f'2: alerts.memory.normal is "..1"; a size is written like {SIZES}'],
+    ),
+    "a rate per day": (
+        '[alerts]\nreconnects = { normal = "..10/d", alert_above = "30/d" }',
+        [
+            '2: alerts.reconnects.normal is "..10/d"; a rate is written like "30/h"',
+            '2: alerts.reconnects.alert_above is "30/d"; a rate is written like "30/h"',
+        ],
+    ),
+    "a range that ends before it begins": (
+        '[alerts]\nsockets = { normal = "30..15" }',
+        ['2: alerts.sockets.normal is "30..15"; its end is before its beginning'],
+    ),
+    "an alert within what is normal": (
+        "[alerts]\nsockets = { alert_above = 20 }",
+        ["2: alerts.sockets.alert_above is 20; normal must not reach beyond alert_above"],
+    ),
+    "a look every day": (
+        '[alerts]\nmemory = { every = "1d" }',
+        ['2: alerts.memory.every is "1d"; 1s to 1h is allowed'],
+    ),
+    "an alert at no time": (
+        '[alerts]\ndata_age = "0s"',
+        ['2: alerts.data_age is "0s"; 1s to 1d is allowed'],
+    ),
+    "a webhook in the clear": (
+        '[alerts]\nwebhook = "http://hooks.example.com/x"',
+        [
+            '2: alerts.webhook is "http://hooks.example.com/x"; '
+            "http:// is for loopback hosts; write https://, or insecure = true under [net]"
+        ],
     ),
     "a section of a later version": ("[nats]\nservers = 1", [f"1: nats is not in this version ({SECTIONS})"]),
     "endpoints of a later version": (
@@ -656,13 +720,12 @@ def test_the_example_of_the_contract_asks_for_nothing_but_what_is_not_in_this_ve
     assert problems(CONTRACT) == [
         f"24: nats is not in this version ({SECTIONS})",
         f"27: clickhouse is not in this version ({SECTIONS})",
-        f"31: alerts is not in this version ({SECTIONS})",
         f"49: endpoints.deribit is not in this version ({ENDPOINTS})",
     ]
 
 
 def test_the_example_of_the_contract_shows_the_defaults() -> None:
-    later = r"^\[(nats|clickhouse|alerts|endpoints\.deribit)\].*\n(?:(?!\[).*\n)*"
+    later = r"^\[(nats|clickhouse|endpoints\.deribit)\].*\n(?:(?!\[).*\n)*"
     config = parse(re.sub(later, "", CONTRACT, flags=re.MULTILINE))
     assert config == Config(
         source="config.toml",
@@ -692,6 +755,20 @@ proxy = "socks5://me:secret@[::1]:1080/"
 insecure = true
 [limits]
 share = 1
+[alerts]
+sockets = { normal = "1..2", alert_above = 3, every = "1s" }
+close_wait = { alert_above = 7 }
+memory = { normal = "1..2 MiB", alert_above = "1 GB" }
+reconnects = { normal = "1..2/h", alert_above = "3 / h", every = "1h" }
+off_plan = "1s"
+not_live = "2s"
+data_age = "3s"
+open_gaps = "4s"
+follower_lag = "5s"
+disk = "6 B"
+event_loop_lag = "7ms"
+clock_offset = "8ms"
+webhook = "http://hooks/x?key=1"
 [endpoints.binance.spot]
 ws = "ws://mirror/binance/stream?x=1"
 [endpoints.okx]
@@ -717,6 +794,21 @@ redundancy = 1
         store=Store(0.25, 3600.0, 1.0, 90 * 86400.0, "until stored", 0),
         net=Net("socks5://me:secret@[::1]:1080", insecure=True),
         limits=Limits(1.0),
+        alerts=Alerts(
+            sockets=Threshold((1, 2), 3, 1),
+            close_wait=Threshold((0, 2), 7, 300),
+            memory=Threshold((2**20, 2**21), 10**9, 60),
+            reconnects=Threshold((1, 2), 3, 3600),
+            off_plan_s=1,
+            not_live_s=2,
+            data_age_s=3,
+            open_gaps_s=4,
+            follower_lag_s=5,
+            disk_bytes=6,
+            event_loop_lag_s=0.007,
+            clock_offset_s=0.008,
+            webhook="http://hooks/x?key=1",
+        ),
     )
     assert type(config.limits.share) is float
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"__init__", "errors"},
     {"instruments", "tables", "clock", "garbage", "threads"},
     {"config_values"},
-    {"config_source"},
+    {"config_source", "config_alerts"},
     {"config"},
     {"plan"},
     {"exchanges"},

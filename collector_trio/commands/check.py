@@ -24,8 +24,9 @@ from collector_trio.net.budgets import Budget
 from collector_trio.net.gate import Gates
 from collector_trio.net.proxies import choose_proxy, parse_proxy
 from collector_trio.plan import Plan, StreamPlan, make_plan
+from collector_trio.streams.clocks import EVERY_S, clocks
 from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
-from collector_trio.streams.markets import rest_url
+from collector_trio.streams.markets import REFRESH_EVERY_S, rest_url
 
 Market = tuple[str, str]
 
@@ -178,7 +179,7 @@ def _document(
             for stream in plan.streams
         ],
         "snapshots": _snapshots(config, plan),
-        "polls": [],
+        "polls": _polls(config),
         "problems": problems,
     }
 
@@ -207,6 +208,31 @@ def _snapshots(config: Config, plan: Plan) -> list[dict[str, Any]]:
                 "pool": None if request is None else limits.pool,
             }
     return list(found.values())
+
+
+def _polls(config: Config) -> list[dict[str, Any]]:
+    """Say what is asked of REST again and again, how often, and what of which budget it takes."""
+    wanted = [
+        ("instruments", EXCHANGES[name], market, market, EXCHANGES[name].instruments_request(market), REFRESH_EVERY_S)
+        for name, market in dict.fromkeys((record.exchange, record.market) for record in config.record)
+    ]
+    wanted += [
+        ("time", exchange, market, named, exchange.time_request(market), EVERY_S)
+        for exchange, market, named in clocks(config, EXCHANGES)
+    ]
+    return [
+        {
+            "what": what,
+            "exchange": exchange.NAME,
+            "market": named,
+            "url": rest_url(config, exchange, market) + request.path,
+            "every_s": every_s,
+            "weight": request.weight,
+            "budget": str(exchange.limits(market).weight.share(config.limits.share)),
+            "pool": exchange.limits(market).pool,
+        }
+        for what, exchange, market, named, request, every_s in wanted
+    ]
 
 
 def _print(
@@ -238,7 +264,13 @@ def _print(
         cost = f"REST, weight {one['weight']} each, of {one['budget']} in the pool {one['pool']}"
         named = f"{one['exchange']} {one['market']}"
         click.echo(f"  {named:13} {'on the socket, no REST' if one['weight'] is None else cost}")
+    polls = _polls(config)
+    click.echo("\npolls:")
+    for poll in polls:
+        cost = f"weight {poll['weight']} every {poll['every_s']:g} s, of {poll['budget']} in the pool {poll['pool']}"
+        named = f"{poll['exchange']} {poll['market']}"
+        click.echo(f"  {named:13} {poll['what']:11} {poll['url']} ({cost})")
     known = "" if not unknown else " for the markets whose instruments are known"
-    click.echo(f"\n{len(plan.streams)} sockets{known}, no polls.")
+    click.echo(f"\n{len(plan.streams)} sockets{known}, {len(polls)} polls.")
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)

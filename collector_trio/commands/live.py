@@ -86,6 +86,9 @@ def view(status: Status) -> Text:
         text.append(f"{state:<{widths[1]}}", "bold" if state == "state" else STATE_STYLES.get(state, "yellow"))
         text.append("".join(f"  {number:>{width}}" for number, width in zip(numbers, widths[2:], strict=True)))
     text.append(f"\n{_summary(status)}", "dim")
+    active = [alert.name for alert in status.alerts if alert.active]
+    if active:
+        text.append(f"\nalerts: {', '.join(active)}", "bold red")
     return text
 
 

@@ -30,7 +30,7 @@ Document = Mapping[str, Any]
 @click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the collector listens ([http] listen).")
 @json_option
 def status(url: str, as_json: bool) -> None:
-    """Show what a running collector is doing now: streams, sockets by owner, rates, lag, gaps."""
+    """Show what a running collector is doing now: streams, sockets by owner, rates, lag, gaps, alerts."""
     base = url if "://" in url else f"http://{url}"
     if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
         raise click.UsageError(f"--url {url!r} is no address such as {DEFAULT_URL}")
@@ -90,6 +90,7 @@ def _parts(document: Document) -> Iterator[RenderableType]:
     for hold in document["holds"]:
         what = f"{hold['venue']} {hold['host']}".strip()
         yield f"Nothing is asked of {what} until {hold['until']}: {hold['reason']}"
+    yield from _alerts(document["alerts"])
     yield ""
     yield _streams(document)
     yield ""
@@ -102,6 +103,27 @@ def _parts(document: Document) -> Iterator[RenderableType]:
         states = ", ".join(f"{count} {state}" for state, count in book["states"].items() if count)
         broken = f"; not synced: {_some(book['not_synced'])}" if book["not_synced"] else ""
         yield f"books {book['exchange']} {book['market']}: {states}{broken}"
+
+
+def _alerts(alerts: Sequence[Document]) -> Iterator[RenderableType]:
+    """Say which alerts are active, and how what has a normal range is now."""
+    active = [alert for alert in alerts if alert["active"]]
+    for alert in active:
+        yield Text(f"ALERT {alert['name']}, since {alert['since']}: {alert['detail']}", "bold red")
+    ranges = [
+        f"{alert['name']} {_amount(alert['name'], alert['value'])} "
+        f"(normal {'..'.join(_amount(alert['name'], end) for end in alert['normal'])}, "
+        f"alert above {_amount(alert['name'], alert['limit'])})"
+        for alert in alerts
+        if alert["normal"] is not None and alert["value"] is not None
+    ]
+    yield ("" if active else "No alerts. ") + "; ".join(ranges)
+
+
+def _amount(name: str, value: float) -> str:
+    if name == "memory":
+        return decimal(round(value))
+    return f"{value:g}/h" if name == "reconnects" else f"{value:g}"
 
 
 def _streams(document: Document) -> Table:

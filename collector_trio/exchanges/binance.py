@@ -193,6 +193,28 @@ def _number(value: Any) -> str | None:
     return None if value is None else number_or_none(str(value))
 
 
+# Time
+
+_TIME = {"spot": Request("/api/v3/time", 1), "perp": Request("/fapi/v1/time", 1)}
+
+
+class _Time(Struct):
+    serverTime: int
+
+
+def time_request(market: str) -> Request:
+    """Ask for the time of a market's servers."""
+    return _TIME[market]
+
+
+def parse_time(body: bytes) -> int:
+    """Read `time`, which is in milliseconds."""
+    try:
+        return exchange_ns(msgspec.json.decode(body, type=_Time).serverTime)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise BadAnswer(f"time: {error}: {body[:200]!r}") from None
+
+
 # Subscriptions
 
 # The busiest symbols: their silence means something. All others may rest for minutes: nothing is sent without a change.

@@ -18,7 +18,7 @@ from collector_trio.exchanges.okx_frames import decode as decode
 from collector_trio.exchanges.okx_frames import decode_together as decode_together
 from collector_trio.exchanges.okx_frames import decode_trades as decode_trades
 from collector_trio.exchanges.protocol import BookRules, BookSnapshot, Ignored, Reject, Request
-from collector_trio.exchanges.wire import is_number, number_or_none
+from collector_trio.exchanges.wire import exchange_ns, is_number, number_or_none
 from collector_trio.instruments import Instrument
 from collector_trio.plan import Endpoint, Limits, Rate, Subscription
 
@@ -196,6 +196,35 @@ def _times(value: str, multiplier: str) -> str:
     if not is_number(value) or not is_number(multiplier):
         raise BadAnswer(f"instruments: ctVal {value!r} or ctMult {multiplier!r} is not a number")
     return format((Decimal(value) * Decimal(multiplier)).normalize(), "f")
+
+
+# Time
+
+
+class _Stamp(Struct):
+    ts: str
+
+
+class _Time(Struct):
+    code: str
+    msg: str = ""
+    data: list[_Stamp] = []
+
+
+def time_request(market: str) -> Request:
+    """Ask for the time, which is one for all markets."""
+    return Request("/api/v5/public/time", 1)
+
+
+def parse_time(body: bytes) -> int:
+    """Read `public/time`, which is in milliseconds."""
+    try:
+        answer = msgspec.json.decode(body, type=_Time)
+        if answer.code != "0" or not answer.data:
+            raise BadAnswer(f"time: code {answer.code}: {answer.msg}")
+        return exchange_ns(int(answer.data[0].ts))
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise BadAnswer(f"time: {error}: {body[:200]!r}") from None
 
 
 # Subscriptions

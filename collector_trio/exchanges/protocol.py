@@ -238,6 +238,12 @@ class Exchange(Plannable, Protocol):
         Raises `BadAnswer`.
         """
 
+    def time_request(self, market: str) -> Request:
+        """Return the request whose answer is the exchange's time."""
+
+    def parse_time(self, body: bytes) -> int:
+        """Read that answer: nanoseconds since the epoch. Raises `BadAnswer`."""
+
     def subscribe(self, subscriptions: Sequence[Subscription], request: int) -> str:
         """Return the one message that subscribes to all of `subscriptions`."""
 

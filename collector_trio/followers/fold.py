@@ -44,6 +44,7 @@ class Fold:
         self.naming = naming
         self.continuity = continuity
         self.divergence = 0  # instruments, over all segments, of which the recorder said something else
+        self.unbalanced = 0  # frames, over all segments, that were accepted and are in no class
         self._rows: Counter[str] = Counter()  # by table, exchange and market, over all segments
         self._finished = Finished()
         self._ledger = LedgerRows(continuity, self._finished)
@@ -60,6 +61,7 @@ class Fold:
         """Begin a segment: what is counted per segment is 0."""
         self._take_reads()
         self._intake.begin()
+        self._fed = 0
         self.damages: list[Damage] = []
         self.first_frame: int | None = None
         self.first_ns = 0
@@ -98,6 +100,7 @@ class Fold:
     def _expect(self, frame: int) -> None:
         """Go on with number `frame`. The journal's numbers have no holes: those that were passed over are lost."""
         if 0 < self._next_frame < frame:
+            self.unbalanced += frame - self._next_frame
             self.damaged(f"frames {self._next_frame}..{frame - 1}: {self._problem or 'not in the journal'}")
         self._problem = ""
 
@@ -105,6 +108,7 @@ class Fold:
         if batch.first_frame != self._next_frame or self._problem:
             self._expect(batch.first_frame)
         self._next_frame = batch.first_frame + len(batch.frames)
+        self._fed += len(batch.frames)
         self.last_ns = max(self.last_ns, batch.received_ns)
         if self.first_frame is None:
             self.first_frame = batch.first_frame
@@ -237,6 +241,7 @@ class Fold:
     def note_segment(self, number: int) -> None:
         """Add the row of the table `segments`: its frames by class."""
         self.flush()
+        self.unbalanced += abs(self._fed - self.frames)
         exchanges = {speaker.exchange for speaker in self._heard}
         markets = {speaker.market for speaker in self._heard}
         columns: Mapping[str, Any] = {
@@ -264,6 +269,7 @@ class Fold:
             totals={name: dict(counts) for name, counts in self.totals.items()},
             snapshot_every_ns=self._intake.books.snapshot_every_ns,
             divergence=self.divergence,
+            unbalanced=self.unbalanced,
             next_frame=self._next_frame,
         )
 
@@ -276,7 +282,7 @@ class Fold:
             number: Speaker(exchange, tuple(markets)) for number, (exchange, markets) in state.sessions.items()
         }
         fold._requests, fold.divergence = state.requests, state.divergence
-        fold._next_frame = state.next_frame
+        fold._next_frame, fold.unbalanced = state.next_frame, state.unbalanced
         fold._rows.update(state.totals["rows"])
         fold._intake.rejects.update(state.totals["rejects"])
         fold._intake.books.unreadable.update(state.totals["unreadable"])

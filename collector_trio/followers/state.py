@@ -55,6 +55,7 @@ class FoldState(msgspec.Struct):
     totals: dict[str, dict[str, int]]
     snapshot_every_ns: int
     divergence: int
+    unbalanced: int = 0
     next_frame: int = 0  # what the journal should go on with; 0: nobody knows
 
 

@@ -110,7 +110,8 @@ class Tables:
         cursor = Cursor(segment, next_frame)
         totals = {name: dict(counts) for name, counts in self.fold.totals.items()}
         known = state.encode(self.fold.dump())
-        save_checkpoint(self.data_dir, Checkpoint(cursor, totals | {"divergence": self.fold.divergence}, known))
+        counted = {"divergence": self.fold.divergence, "unbalanced": self.fold.unbalanced}
+        save_checkpoint(self.data_dir, Checkpoint(cursor, totals | counted, known))
         self.cursor = cursor
 
 

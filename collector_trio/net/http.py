@@ -4,6 +4,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 import httpx
@@ -13,17 +14,21 @@ from collector_trio import __version__
 from collector_trio.errors import ConnectionEnded, HttpFailed, Refusal
 from collector_trio.net.dial import Connector, tcp
 from collector_trio.net.refusals import excerpt, retry_after_s
-from collector_trio.net.transport import CONNECTIONS, OneShotTransport
+from collector_trio.net.transport import CONNECTIONS, TIMES, OneShotTransport
 
 REQUEST_S = 30.0  # from asking to the last byte, the wait for a free connection included
 
 
 @attrs.frozen
 class HttpAnswer:
-    """What a server answered; header names are looked up in any case."""
+    """What a server answered; header names are looked up in any case. `asked_at` and `answered_at`: when it was asked
+    and the answer's head came (trio time), without the dial.
+    """
 
     body: bytes
     headers: httpx.Headers
+    asked_at: float
+    answered_at: float
 
 
 @attrs.frozen
@@ -44,23 +49,33 @@ class HttpClient:
         status other than 2xx, an HTML page, a body of more than 64 MiB.
         """
         url = f"{self.base_url.rstrip('/')}/{path.lstrip('/')}"
+        response = await self._request("GET", url)
+        body = response.content
+        if body.lstrip()[:1] == b"<" or response.headers.get("content-type", "").startswith("text/html"):
+            began = excerpt(body)
+            problem = f"an HTML page instead of data: {began}"
+            raise HttpFailed(url, problem, Refusal(response.status_code, None, began))
+        now = trio.current_time()
+        return HttpAnswer(body, response.headers, *response.extensions.get(TIMES, (now, now)))
+
+    async def post_json(self, body: bytes) -> None:
+        """Send `body` to the base URL itself; what is answered does not matter beyond its status. Raises HttpFailed."""
+        await self._request("POST", self.base_url, content=body, headers={"Content-Type": "application/json"})
+
+    async def _request(self, method: str, url: str, **options: Any) -> httpx.Response:
         try:
             with trio.fail_after(REQUEST_S):
-                response = await self._client.get(url)
+                response = await self._client.request(method, url, **options)
         except trio.TooSlowError:
             raise HttpFailed(url, f"no whole answer within {REQUEST_S:g} s") from None
         except (ConnectionEnded, httpx.HTTPError, httpx.InvalidURL) as error:
             raise HttpFailed(url, str(error) or type(error).__name__) from error
-        body, headers = response.content, response.headers
-        began = excerpt(body)
         if not response.is_success:
+            headers, began = response.headers, excerpt(response.content)
             wait_s = retry_after_s(headers.get("retry-after", ""), headers.get("date", ""), datetime.now(UTC))
             problem = f"HTTP {response.status_code} {response.reason_phrase}: {began}"
             raise HttpFailed(url, problem, Refusal(response.status_code, wait_s, began))
-        if body.lstrip()[:1] == b"<" or headers.get("content-type", "").startswith("text/html"):
-            problem = f"an HTML page instead of data: {began}"
-            raise HttpFailed(url, problem, Refusal(response.status_code, None, began))
-        return HttpAnswer(body, headers)
+        return response
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from collector_trio.errors import ConnectionEnded
 from collector_trio.net.dial import Connector, close_now, describe, dial, start_tls, tcp
 
 CONNECTIONS = 4
+TIMES = "collector_trio.times"  # extension of an answer: when it was asked for, and when its head came (trio time)
 MAX_BODY_BYTES = 64 * 1024 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 _RECEIVE_BYTES = 65_536
@@ -55,19 +56,21 @@ async def _exchange(stream: trio.abc.Stream, request: httpx.Request) -> httpx.Re
     sent = h11.Request(
         method=request.method, target=request.url.raw_path, headers=[*headers, (b"Connection", b"close")]
     )
+    asked_at = trio.current_time()  # connected: what comes now is the way there and back
     await stream.send_all(http.send(sent) or b"")
     content = await request.aread()
     if content:
         await stream.send_all(http.send(h11.Data(data=content)) or b"")
     await stream.send_all(http.send(h11.EndOfMessage()) or b"")
     head: h11.Response | None = None
+    headed_at = asked_at
     body = bytearray()
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
             http.receive_data(bytes(await stream.receive_some(_RECEIVE_BYTES)))
         elif isinstance(event, h11.Response):
-            head = event
+            head, headed_at = event, trio.current_time()
         elif isinstance(event, h11.Data):
             body += event.data
             _check_size(body)
@@ -77,7 +80,9 @@ async def _exchange(stream: trio.abc.Stream, request: httpx.Request) -> httpx.Re
                 (name, value) for name, value in head.headers if name not in (b"content-encoding", b"content-length")
             ]
             encoding = dict(head.headers).get(b"content-encoding", b"identity")
-            return httpx.Response(head.status_code, headers=kept, content=_decoded(bytes(body), encoding))
+            plain = _decoded(bytes(body), encoding)
+            times = {TIMES: (asked_at, headed_at)}
+            return httpx.Response(head.status_code, headers=kept, content=plain, extensions=times)
 
 
 def _decoded(body: bytes, encoding: bytes) -> bytes:

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from collector_trio.ops.census import HTTP, NOBODY, REST
+from collector_trio.ops.census import HTTP, NOBODY, REST, WEBHOOK
 from collector_trio.ops.fds import STATES, TCP
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.status import Status, market_of
@@ -45,6 +45,7 @@ class Metrics(Collector):
         yield _exchange_lag(self._lags)
         yield from _storage(status)
         yield from _rows_and_gaps(status)
+        yield from _alerts(status)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -77,7 +78,8 @@ def _process(status: Status) -> Iterator[Metric]:
 
 
 def _sockets(status: Status) -> Iterator[Metric]:
-    owners = dict.fromkeys((NOBODY, HTTP, REST, *(stream.name for stream in status.streams), *status.sockets.by_owner))
+    streams = (stream.name for stream in status.streams)
+    owners = dict.fromkeys((NOBODY, HTTP, REST, WEBHOOK, *streams, *status.sockets.by_owner))
     yield _gauges(
         "sockets",
         'TCP sockets of this process by the scope that owns them; owner="none" is a leak.',
@@ -97,6 +99,7 @@ def _sockets(status: Status) -> Iterator[Metric]:
         key = (stream.exchange, market_of(stream))
         sessions[key] = sessions.get(key, 0) + (stream.state in ("connecting", "live"))
     yield _gauges("open_sessions", "Connections to exchanges.", ["exchange", "market"], sessions)
+    yield _gauge("planned_sessions", "Connections to exchanges that the plan wants.", status.sockets.sessions_planned)
 
 
 def _streams(status: Status) -> Iterator[Metric]:
@@ -104,6 +107,10 @@ def _streams(status: Status) -> Iterator[Metric]:
     yield _gauges(
         "stream_live", "1 while a stream's session is live.", ["stream"],
         {(stream.name,): stream.state == "live" for stream in streams},
+    )  # fmt: skip
+    yield _gauges(
+        "stream_parked", "1 when a stream crashed so often that it was given up.", ["stream"],
+        {(stream.name,): stream.state == "parked" for stream in streams},
     )  # fmt: skip
     yield _counters(
         "reconnects", "Sessions that ended, by why.", ["stream", "reason"],
@@ -119,6 +126,11 @@ def _streams(status: Status) -> Iterator[Metric]:
         "last_data_age_seconds", "Since data last came; since the start where none has come.", ["stream"],
         {(s.name,): status.uptime_s if s.last_data_age_s is None else s.last_data_age_s for s in streams},
     )  # fmt: skip
+    yield _gauges(
+        "silence_limit_seconds", "The shortest silence of a subscription that is a fault; absent where none is.",
+        ["stream"], {(stream.name,): stream.silence_s for stream in streams if stream.silence_s is not None},
+    )  # fmt: skip
+    yield _gauge("unlisted_symbols", "Symbols of the config that their exchange does not list.", len(status.not_listed))
 
 
 def _holds(status: Status) -> Metric:
@@ -196,9 +208,35 @@ def _rows_and_gaps(status: Status) -> Iterator[Metric]:
         "continuity_divergence", "Where the recorder's and the follower's view of the holes differ.",
         status.gaps.divergence,
     )  # fmt: skip
+    yield _gauge(
+        "unbalanced_frames", "Frames that were accepted and are in no class of the table segments.",
+        status.gaps.unbalanced,
+    )  # fmt: skip
     yield _gauges(
         "books", "Order books by state.", ["exchange", "market", "state"],
         {(b.exchange, b.market, state): count for b in status.books for state, count in b.states.items()},
+    )  # fmt: skip
+
+
+def _alerts(status: Status) -> Iterator[Metric]:
+    yield _gauges(
+        "clock_offset_seconds", "Our clock less the exchange's.", ["exchange", "market"],
+        {(clock.exchange, clock.market): clock.offset_s for clock in status.clocks},
+    )  # fmt: skip
+    yield _gauges(
+        "clock_offset_error_seconds", "By how much that can be wrong.", ["exchange", "market"],
+        {(clock.exchange, clock.market): clock.error_s for clock in status.clocks},
+    )  # fmt: skip
+    yield _gauges(
+        "alert", "1 while an alert is active.", ["name"], {(alert.name,): alert.active for alert in status.alerts}
+    )
+    yield _counters(
+        "webhook_messages", "What became of the messages to the webhook.", ["outcome"],
+        {
+            ("sent",): status.webhook.sent,
+            ("failed",): status.webhook.failed,
+            ("dropped",): status.webhook.dropped,
+        },
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,7 +19,7 @@ _PAGE = """<!doctype html>
 <style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2em; }}</style></head>
 <body><h1>collector_trio {version}</h1>
 <p>{words}</p>
-<ul>
+{alerts}<ul>
 <li><a href="/status.json">/status.json</a>: what it is doing now (also: <code>python -m collector_trio status</code>)
 <li><a href="/metrics">/metrics</a>: for Prometheus
 <li><a href="/healthz">/healthz</a>: 200 while it makes progress
@@ -35,7 +36,8 @@ def make_site(look: Callable[[], Status], lags: Mapping[str, LagHistogram]) -> S
         status = look()
         live = sum(stream.state == "live" for stream in status.streams)
         words = f"{'Ready' if status.ready else 'Not ready'}: {live} of {len(status.streams)} streams live."
-        return HTMLResponse(_PAGE.format(version=status.version, words=words), headers=_NOT_KEPT)
+        html = _PAGE.format(version=status.version, words=words, alerts=_alerts(status))
+        return HTMLResponse(html, headers=_NOT_KEPT)
 
     async def status_json(request: Request) -> Response:
         return _json(look().document())
@@ -61,6 +63,13 @@ def make_site(look: Callable[[], Status], lags: Mapping[str, LagHistogram]) -> S
             Route("/metrics", metrics_text),
         ]
     )
+
+
+def _alerts(status: Status) -> str:
+    """List the active alerts; what they say may quote a peer."""
+    active = [f"{alert.name}, since {alert.since}: {alert.detail}" for alert in status.alerts if alert.active]
+    items = "".join(f"<li>{escape(line)}\n" for line in active)
+    return f"<h2>Alerts</h2>\n<ul>\n{items}</ul>\n" if items else "<p>No alerts.</p>\n"
 
 
 _NOT_KEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any, NoReturn
@@ -30,7 +31,9 @@ from collector_trio.ops.census import NOBODY, Fd, Owners
 from collector_trio.ops.fds import STATES, TCP
 from collector_trio.ops.lag import LagHistogram, LoopLag
 from collector_trio.ops.status import (
+    AlertStatus,
     BookStatus,
+    ClockStatus,
     FdStatus,
     FollowerStatus,
     GapStatus,
@@ -39,7 +42,9 @@ from collector_trio.ops.status import (
     SocketStatus,
     Status,
     StreamStatus,
+    WebhookStatus,
 )
+from collector_trio.streams.clocks import Offset
 from collector_trio.streams.supervisor import Stream
 from collector_trio.threads import run_in_thread
 
@@ -91,7 +96,9 @@ class Parts:
     cursor says it has stored so far, empty before the first time:
 
     {"rows": {"trades binance spot": n, "inexact": n}, "gaps": {"trades disconnect": n}, "missing": {"trades": n},
-    "rejects": {reason: n}, "divergence": n}
+    "rejects": {reason: n}, "divergence": n, "unbalanced": n}
+
+    `unlisted` by exchange and market: what of the config is not listed; `offsets` what clocks were found to differ by.
     """
 
     config: Config
@@ -108,6 +115,10 @@ class Parts:
     continuity: Continuity
     follower_totals: Callable[[], Mapping[str, Any]]
     holds: Callable[[], Sequence[Hold]] = tuple  # what venues do not want to be asked now
+    unlisted: Mapping[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)
+    offsets: Mapping[tuple[str, str], Offset] = attrs.field(factory=dict)
+    alerts: Callable[[], tuple[AlertStatus, ...]] = tuple
+    webhook: Callable[[], WebhookStatus] = WebhookStatus
 
 
 @attrs.define
@@ -175,6 +186,10 @@ class Observer:
             rows={place: count for place, count in rows.items() if place != "inexact"},
             rejects=dict(totals.get("rejects", {})),
             inexact_values=rows.get("inexact", 0),
+            not_listed=tuple(symbol for symbols in parts.unlisted.values() for symbol in symbols),
+            clocks=tuple(starmap(_clock, parts.offsets.items())),
+            alerts=parts.alerts(),
+            webhook=parts.webhook(),
         )
 
     # What only several looks can tell
@@ -244,6 +259,7 @@ class Observer:
             last_data_age_s=None if heard_at is None else round(trio.current_time() - heard_at, 3),
             sessions=stream.sessions,
             sessions_live=stream.lived + stream.is_live,
+            silence_s=min((s.silence_s for s in plan.subscriptions if s.silence_s is not None), default=None),
             ended=dict(stream.ended),
             last_ending=_last_ending(stream),
         )
@@ -323,6 +339,7 @@ class Observer:
             stored=dict(totals.get("gaps", {})),
             missing_rows=dict(totals.get("missing", {})) or dict(continuity.missing),
             divergence=totals.get("divergence", 0),
+            unbalanced=totals.get("unbalanced", 0),
         )
 
     # The probes
@@ -401,6 +418,11 @@ def resident_bytes() -> int:
     """Return the memory that this process has in RAM."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _clock(place: tuple[str, str], found: Offset) -> ClockStatus:
+    age_s = round(trio.current_time() - found.at, 3)
+    return ClockStatus(*place, round(found.offset_ns / 1e9, 6), round(found.error_ns / 1e9, 6), age_s)
 
 
 def _last_ending(stream: Stream) -> str | None:

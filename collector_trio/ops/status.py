@@ -30,6 +30,7 @@ class StreamStatus:
     last_data_age_s: float | None
     sessions: int
     sessions_live: int
+    silence_s: float | None  # the shortest silence that is a fault; None: nothing is promised
     ended: dict[str, int]
     last_ending: str | None
 
@@ -119,6 +120,7 @@ class GapStatus:
     stored: dict[str, int]
     missing_rows: dict[str, int]
     divergence: int
+    unbalanced: int  # frames that were accepted and are in no class of `segments`
 
 
 @attrs.frozen
@@ -129,6 +131,42 @@ class BookStatus:
     market: str
     states: dict[str, int]
     not_synced: tuple[str, ...]
+
+
+@attrs.frozen
+class ClockStatus:
+    """Our clock less an exchange's: `offset_s`, right to `error_s`, as asked `age_s` ago."""
+
+    exchange: str
+    market: str
+    offset_s: float
+    error_s: float
+    age_s: float
+
+
+@attrs.frozen
+class AlertStatus:
+    """One alert. `value` and `limit` are counts, seconds, bytes or per hour; None: not known yet.
+
+    `since`: when it started, if it is active. `normal`: from and to, where the config says what is normal.
+    """
+
+    name: str
+    active: bool
+    since: str | None
+    value: float | None
+    limit: float | None
+    normal: tuple[float, float] | None
+    detail: str
+
+
+@attrs.frozen
+class WebhookStatus:
+    """What became of the messages to the webhook; `dropped`: they were too many."""
+
+    sent: int = 0
+    failed: int = 0
+    dropped: int = 0
 
 
 @attrs.frozen
@@ -157,6 +195,10 @@ class Status:
     rows: dict[str, int]
     rejects: dict[str, int]
     inexact_values: int
+    not_listed: tuple[str, ...]
+    clocks: tuple[ClockStatus, ...]
+    alerts: tuple[AlertStatus, ...]
+    webhook: WebhookStatus
 
     def document(self) -> dict[str, Any]:
         """Return it as one JSON document with stable keys."""

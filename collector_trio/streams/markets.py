@@ -139,6 +139,7 @@ async def _run_market(
         plan = _plan(config, exchange, {market: listing})
     for symbol in plan.unknown:
         around.log.error("not listed", symbol=symbol)
+    around.unlisted[exchange.NAME, market] = plan.unknown
     _note_instruments(around, exchange, market, plan, listing)
     await listed.send((market, listing))
     while True:
@@ -155,6 +156,7 @@ def _note_changes(
 ) -> Plan:
     """Write down new terms of what is recorded, and say what a restart would change."""
     plan = _plan(config, exchange, {market: listing})
+    around.unlisted[exchange.NAME, market] = plan.unknown
     if plan.instruments != before.instruments:
         log = around.log.bind(exchange=exchange.NAME, market=market)
         log.warning("instruments changed; symbols that came or went are taken up at the next start")

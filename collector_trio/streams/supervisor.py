@@ -6,7 +6,7 @@ raises, its socket is already closed.
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -92,6 +92,7 @@ class Surroundings:
     live: Live
     snapshots: Mapping[tuple[str, str], Want]
     observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
+    unlisted: MutableMapping[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)  # of the config, by market
     session_ended: Mapping[str, Callable[[], None]] = attrs.field(factory=dict)  # by exchange: who wants to hear of it
     gates: Gates = attrs.field(
         init=False,

@@ -1,10 +1,10 @@
 """Runs the whole collector against simulated exchanges in this process, on real sockets, with its real follower."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import duckdb
@@ -17,6 +17,7 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.cursor import lock_cursor
 from collector_trio.followers.tables import open_tables
 from collector_trio.ops.census import Owners
+from collector_trio.ops.status import Status
 from collector_trio.sim import Fault, SimServer, serve
 from collector_trio.streams.supervisor import Stream
 
@@ -62,6 +63,11 @@ class Running:
     streams: list[Stream]
     owners: Owners
     report: app.Report | None = None
+    look: Callable[[], Status] | None = None  # at the recorder, once it runs
+
+    async def watch(self, look: Callable[[], Status]) -> NoReturn:
+        self.look = look
+        await trio.sleep_forever()
 
     async def until(self, condition: Any, what: str) -> None:
         """Wait until `condition()` holds, looking often."""
@@ -91,16 +97,20 @@ class Running:
 
 
 @asynccontextmanager
-async def recording(data_dir: Path, *, serve_with: dict[str, Any], **config: Any) -> AsyncIterator[Running]:
-    """Record beside the block; when it is left the collector has stopped and everything is stored."""
+async def recording(
+    data_dir: Path, *, serve_with: dict[str, Any], ours: tuple[int, ...] = (), **config: Any
+) -> AsyncIterator[Running]:
+    """Record beside the block; when it is left the collector has stopped and everything is stored. `ours`: ports at
+    which the test itself listens.
+    """
     async with trio.open_nursery() as nursery:
         server: SimServer = await nursery.start(partial(serve, **serve_with))
         running = Running(server, config_for(data_dir, server.endpoints_toml(), **config), trio.Event(), [], Owners())
-        running.owners.ports[server.port] = "simulator"
+        running.owners.ports |= dict.fromkeys((server.port, *ours), "test")
 
         async def run() -> None:
             running.report = await app.run(
-                running.config, stop=running.stop, streams=running.streams, owners=running.owners
+                running.config, stop=running.stop, streams=running.streams, owners=running.owners, watch=running.watch
             )
 
         async with trio.open_nursery() as collector:

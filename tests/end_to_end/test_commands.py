@@ -191,6 +191,8 @@ def test_a_running_collector_stops_on_sigterm_with_exit_0_and_everything_stored(
     assert checked.returncode == 0
     assert "btcusdt@aggTrade" in checked.stdout
     assert "3 sockets" in checked.stdout
+    assert re.search(r"binance spot +time +http://127.0.0.1:\d+/api/v3/time \(weight 1 every 300 s", checked.stdout)
+    assert re.search(r"okx spot +instruments +\S+instType=SPOT \(weight 1 every 3600 s", checked.stdout)
 
 
 def test_a_restart_begins_with_the_instruments_kept_numbers_go_on_and_it_reports_only_itself(tmp_path: Path) -> None:

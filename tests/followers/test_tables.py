@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from collector_trio.followers.cursor import (
     save_checkpoint,
 )
 from collector_trio.followers.fold import Fold
-from collector_trio.followers.intake import MOST_REASONS, OTHER_REASONS
+from collector_trio.followers.intake import MOST_REASONS, OTHER_REASONS, Intake
 from collector_trio.followers.publish import publish
+from collector_trio.followers.reads import Read
 from collector_trio.instruments import Naming
 from collector_trio.journal.records import Batch, Letter, Note
 from collector_trio.journal.segments import journal_dir
@@ -340,6 +341,40 @@ def test_after_damage_the_cursor_still_says_which_frame_comes_next(tmp_path: Pat
     store(tmp_path)
 
     assert load_cursor(tmp_path).next_frame == 15
+
+
+@pytest.mark.parametrize(
+    ("damaged", "lost"), [("nothing", 0), ("a batch of four", 4), ("a segment", 7)], ids=lambda value: str(value)
+)
+def test_accepted_frames_that_no_class_counts_are_counted_over_restarts(
+    tmp_path: Path, damaged: str, lost: int
+) -> None:
+    record_some(tmp_path, 4)
+    if damaged == "a batch of four":
+        damage(tmp_path, 2, b'"id":1}', b'"id":2}')
+    elif damaged == "a segment":
+        segments(tmp_path)[1].path.write_bytes(b"\0" * 1000)
+
+    store(tmp_path)
+    assert load_checkpoint(tmp_path).totals["unbalanced"] == lost
+
+    with recording(tmp_path) as recorder:
+        recorder.open()
+    store(tmp_path)
+    assert load_checkpoint(tmp_path).totals["unbalanced"] == lost
+
+
+def test_a_frame_that_falls_into_no_class_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_reads = Intake.take_reads
+
+    def forgetful(intake: Intake, reads: Sequence[Read]) -> None:
+        take_reads(intake, reads)
+        intake.counts["rows"] -= 1
+
+    monkeypatch.setattr(Intake, "take_reads", forgetful)
+    record_some(tmp_path, 1)
+    store(tmp_path)
+    assert load_checkpoint(tmp_path).totals["unbalanced"] > 0
 
 
 def test_a_segment_that_lost_its_head_lies_in_its_hour_and_its_frames_are_kept_as_rejects(

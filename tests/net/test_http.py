@@ -263,3 +263,54 @@ async def test_httpx_alone_keeps_a_socket_that_the_server_has_closed() -> None:
             may_close.set()
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert len(open_sockets() - before) == 1
+
+
+async def test_when_an_answer_was_asked_for_and_came_is_told_without_the_dial(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+
+    async def dialling(host: str, port: int) -> trio.abc.Stream:
+        await trio.sleep(3)
+        return ours
+
+    async def server() -> None:
+        await theirs.receive_some()
+        await trio.sleep(2)
+        await theirs.send_all(answer(b"12", length=2)[:-1])
+        await trio.sleep(5)
+        await theirs.send_all(b"2")
+
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server)
+        async with open_client("http://x", ssl_context=NO_TLS, proxy=None, connector=dialling) as http:
+            found = await http.ask("/time")
+    assert (found.body, found.asked_at - begun, found.answered_at - begun) == (b"12", 3, 5)
+
+
+async def test_json_is_posted_to_the_base_itself_and_only_the_status_of_the_answer_matters(dialled: Dialled) -> None:
+    requests: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        head, _, body = (await peer.read_head()).partition(b"\r\n\r\n")
+        requests.append(head + b"|" + body + await peer.receive(len(b'{"x": 1}') - len(body)))
+        await peer.send(answer(b"<html>thanks</html>", status="202 Accepted", headers="Content-Type: text/html\r\n"))
+
+    async with serving(script) as port:
+        url = f"http://localhost:{port}/hook?key=1"
+        async with open_client(url, ssl_context=NO_TLS, proxy=None, connector=dialled) as http:
+            await http.post_json(b'{"x": 1}')
+        assert not dialled.still_open
+    assert requests[0].startswith(b"POST /hook?key=1 HTTP/1.1\r\n")
+    assert b"Content-Type: application/json\r\n" in requests[0]
+    assert requests[0].endswith(b'|{"x": 1}')
+
+
+async def test_a_post_that_is_refused_is_a_failure(dialled: Dialled) -> None:
+    async with serving(answering(answer(status="410 Gone"))) as port:
+        async with open_client(f"http://localhost:{port}/", ssl_context=NO_TLS, proxy=None, connector=dialled) as http:
+            with pytest.raises(HttpFailed) as failed:
+                await http.post_json(b"{}")
+        assert not dialled.still_open
+    assert failed.value.status == 410

@@ -22,6 +22,7 @@ from collector_trio.journal.recover import Numbers, lock_data_dir
 from collector_trio.journal.space import Floor
 from collector_trio.net.budgets import Budget
 from collector_trio.net.gate import Hold
+from collector_trio.ops.alerts import Alerts
 from collector_trio.ops.census import Owners
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
@@ -75,6 +76,11 @@ class Recorder:
                 nursery.start_soon(task)
             yield
             nursery.cancel_scope.cancel()
+
+    alerts: Alerts = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.alerts = Alerts(self.observer.parts.config)
 
     def add_stream(self, exchange: str) -> Stream:
         self.streams.append(Stream(plan_of(exchange, ("BTC-USDT",), ("book",))))
@@ -130,6 +136,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
             continuity=continuity,
             follower_totals=lambda: made.totals,
             holds=lambda: made.holds,
+            alerts=lambda: made.alerts.statuses(),
         )
         made = Recorder(journal, Observer(parts), streams, continuity, child)
         yield made

@@ -6,13 +6,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from trio.testing import MockClock
 
 from collector_trio.ops.fds import STATES
+from collector_trio.ops.findings import FINDERS
 from collector_trio.ops.lag import BOUNDS_S, LagHistogram
 from collector_trio.ops.metrics import Metrics
 
 from .conftest import Recorder
 from .test_state import BLOCKED
 
-# contract.md, section 4; collector_alert comes with the alerts.
+# contract.md, section 4
 CONTRACT = {
     "collector_sockets": {"state", "owner"},
     "collector_open_sessions": {"exchange", "market"},
@@ -36,6 +37,7 @@ CONTRACT = {
     "collector_books": {"exchange", "market", "state"},
     "collector_open_fds": {"owner"},
     "collector_leaked_fds_total": {"kind"},
+    "collector_alert": {"name"},
 }
 
 
@@ -84,9 +86,27 @@ async def test_values_are_those_of_the_status(recorder: Recorder, autojump_clock
     assert values["collector_rejects_total", ("reason", 'bad "json"\n')] == 1
     assert values["collector_open_sessions", ("exchange", "binance"), ("market", "spot")] == 1
     assert values["collector_books", ("exchange", "binance"), ("market", "spot"), ("state", "broken")] == 0
-    for owner in ("none", "http", "rest", "binance.spot/1"):
+    for owner in ("none", "http", "rest", "webhook", "binance.spot/1"):
         for state in STATES:
             assert ("collector_sockets", ("owner", owner), ("state", state)) in values
+
+
+async def test_every_alert_is_there_whether_it_is_active_or_not(recorder: Recorder, autojump_clock: MockClock) -> None:
+    metrics, observer = fill(recorder), recorder.observer
+
+    def gauges() -> dict[str, float]:
+        families = parse(metrics.render("")[0].decode())
+        return {
+            sample.labels["name"]: sample.value
+            for family in families
+            if family.name == "collector_alert"
+            for sample in family.samples
+        }
+
+    assert gauges() == dict.fromkeys(FINDERS, 0)
+    recorder.streams[0].parked = True
+    recorder.alerts.take(observer.look(), trio.current_time(), observer.parts.clock())
+    assert gauges() == dict.fromkeys(FINDERS, 0) | {"parked": 1}
 
 
 async def test_who_accepts_openmetrics_gets_it(recorder: Recorder, autojump_clock: MockClock) -> None:

@@ -4,11 +4,14 @@ import io
 import json
 import socket
 
+import httpx
 import pytest
 import trio
 from rich.console import Console
+from trio.testing import MockClock
 
 from collector_trio.commands import main
+from collector_trio.commands.live import view
 from collector_trio.commands.status import _ask, _parts, _read, duration
 from collector_trio.errors import CollectorError
 from collector_trio.ops.site import make_site
@@ -65,6 +68,38 @@ async def test_a_leak_is_shown_in_capitals(recorder: Recorder) -> None:
     [leak] = document["fds"]["leaks"]
     assert (leak["owner"], leak["left_by"], leak["peer"]) == ("none", "okx.public/1", f"127.0.0.1:{port}")
     assert document["sockets"]["unowned"] == 1
+
+
+async def test_it_shows_active_alerts_and_what_is_normal(recorder: Recorder, autojump_clock: MockClock) -> None:
+    observer, stream = recorder.observer, recorder.add_stream("binance")
+
+    def text() -> str:
+        recorder.alerts.take(observer.look(), trio.current_time(), observer.parts.clock())
+        return printed(json.loads(json.dumps(observer.look().document())))
+
+    calm = text()
+    assert "No alerts. sockets 0 (normal 15..30, alert above 50); close_wait 0 (normal 0..2, alert above 5); " in calm
+    assert "(normal 0 bytes..1.1 GB, alert above 2.1 GB); reconnects 0/h (normal 0/h..10/h, alert above 30/h)" in calm
+    stream.parked = True
+    alarmed = text()
+    assert "No alerts" not in alarmed
+    assert f"ALERT parked, since {recorder.alerts.statuses()[8].since}: 1 stream given up: binance.spot/1" in alarmed
+
+
+async def test_the_page_and_the_live_table_show_active_alerts_and_nothing_in_them_is_markup(
+    recorder: Recorder,
+) -> None:
+    observer = recorder.observer
+    observer.parts.unlisted["okx", "spot"] = ("okx spot <b>",)  # type: ignore[index]  # a dict, in tests
+    site = make_site(observer.look, {})
+    async with serving(site, observer.parts.owners) as port, httpx.AsyncClient() as client:
+        assert "No alerts." in (await client.get(f"http://127.0.0.1:{port}/")).text
+        assert "alerts:" not in view(observer.look()).plain
+        recorder.alerts.take(observer.look(), trio.current_time(), observer.parts.clock())
+        page = (await client.get(f"http://127.0.0.1:{port}/")).text
+    assert "1 symbol not listed: okx spot &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert view(observer.look()).plain.splitlines()[-1].startswith("alerts: ")
 
 
 def test_nobody_there_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
