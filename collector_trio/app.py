@@ -4,7 +4,8 @@
     ├─ follower                      child process that writes Parquet; outlives the journal, to store its last segment
     ├─ HTTP port                     the listening socket, for as long as the run
     └─ journal                       owns the running segment
-       ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table
+       ├─ syncing, ticks, disk space, what the follower says; whoever watches: the port's server, the terminal's table,
+       │  the service manager's watchdog
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
 A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished (at
@@ -34,7 +35,7 @@ from collector_trio.config import Config
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.child import Bell, FollowerChild
 from collector_trio.followers.cursor import load_cursor, load_head, segments_behind
-from collector_trio.journal.append import Journal, in_thread, open_journal
+from collector_trio.journal.append import TICK_S, Journal, in_thread, open_journal
 from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
 from collector_trio.journal.space import Floor, Space, find_floor
@@ -47,6 +48,7 @@ from collector_trio.net.tap import Sink
 from collector_trio.ops.census import REST, Owners
 from collector_trio.ops.http import Port, open_port, serve
 from collector_trio.ops.lag import LagHistogram
+from collector_trio.ops.notify import Notifier, find_notifier
 from collector_trio.ops.site import make_site
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
 from collector_trio.ops.status import Status
@@ -99,10 +101,13 @@ Watch = Callable[[Callable[[], Status]], Awaitable[NoReturn]]  # is given what l
 
 @attrs.frozen
 class Watchers:
-    """By whom the recorder is watched: the HTTP port, the census of its sockets, a table on the terminal."""
+    """By whom the recorder is watched: the HTTP port, the census of its sockets, the service manager, a table on the
+    terminal.
+    """
 
     port: Port
     owners: Owners
+    notifier: Notifier
     watch: Watch | None
 
 
@@ -133,7 +138,7 @@ async def run(
             await root.start(_watch_signals, stop, signalled, log)
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
-            watchers = Watchers(port, owners, watch)
+            watchers = Watchers(port, owners, find_notifier(os.environ, os.getpid(), log), watch)
             report = await _record(config, clock, stop, [] if streams is None else streams, watchers, log)
             root.cancel_scope.cancel()
     return attrs.evolve(report, signalled=signalled.is_set())
@@ -167,7 +172,8 @@ async def _stop_after(seconds: float, stop: trio.Event) -> None:
 async def _record(
     config: Config, clock: Clock, stop: trio.Event, streams: list[Stream], watchers: Watchers, log: FilteringBoundLogger
 ) -> Report:
-    data_dir = config.collector.data_dir
+    data_dir, notifier = config.collector.data_dir, watchers.notifier
+    notifier.tell(STATUS="reading what the last run left")
     recovered = recover(data_dir)
     live = Live(recall(data_dir, EXCHANGES, log), log)
     started_ns, first_segment = clock.now(), recovered.numbers.segment
@@ -232,7 +238,9 @@ async def _record(
                         supervisor.start_soon(wanted.keep, around)
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
+                    notifier.tell(READY=1)
                     await stop.wait()
+                    notifier.tell(STOPPING=1, STATUS="ending sessions, storing what was received")
                     supervisor.cancel_scope.cancel()
                 journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
                 recording.cancel_scope.cancel()
@@ -246,6 +254,8 @@ async def _record(
 
 def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
     nursery.start_soon(_watching, log, observer.run)
+    nursery.start_soon(_watching, log, partial(watchers.notifier.feed, observer.parts.journal))
+    nursery.start_soon(_watching, log, partial(watchers.notifier.describe, observer.look))
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
@@ -254,7 +264,7 @@ def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observe
         nursery.start_soon(_watching, log, partial(watchers.watch, observer.look))
 
 
-async def _watching(log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]]) -> None:
+async def _watching(log: FilteringBoundLogger, watch: Callable[[], Awaitable[None]]) -> None:
     """Run what only watches: a bug in it ends itself, not the recording."""
     try:
         await watch()
@@ -361,7 +371,7 @@ async def open_rest(network: Network, url: str) -> AsyncIterator[HttpClient]:
 async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger) -> None:
     """Write down that a second has passed, and what happened to the wall clock meanwhile."""
     while True:
-        await trio.sleep(1.0)
+        await trio.sleep(TICK_S)
         step_ns = clock.check_step()
         if step_ns:
             journal.note(Letter.STEP, {"step_ns": step_ns})

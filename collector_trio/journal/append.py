@@ -36,6 +36,7 @@ from collector_trio.journal.segments import (
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
 RETRY_S = 1.0  # how often a refused write is tried again
+TICK_S = 1.0  # how often its owner notes a tick: so something is written even when no exchange says anything
 NEVER = float("inf")
 MAX_WAITING_NOTES = 100_000  # while the disk is full: weeks of sessions that begin and end a few times a minute
 
@@ -89,6 +90,7 @@ class Journal:
     state: Callable[[], dict[str, Any]] | None  # what the last record of a segment says of all before
     segment_bytes: int = SEGMENT_BYTES
     bytes_written: int = 0  # since it was opened, notes included
+    turns: int = 0  # of `run`: how often it was synced, or found to be refusing still
     _file: _File | None = None
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
     _current: dict[str, tuple[Letter, dict[str, Any]]] = attrs.field(factory=dict)
@@ -211,6 +213,7 @@ class Journal:
             else:
                 if refused and not self._held:
                     self._try_again()
+            self.turns += 1
 
     async def _sync(self) -> None:
         while self._full:
