@@ -14,8 +14,8 @@ done
 if [ "$code" -ne 2 ] || [ "${1:-run}" != run ]; then
     exit "$code"
 fi
+trap 'kill $! 2>/dev/null; exit 2' TERM INT
 echo "not started again before the config is corrected and the container restarted" >&2
-trap 'kill $!; exit 2' TERM INT
 while :; do
     sleep 3600 &
     wait $!
