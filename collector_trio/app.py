@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,12 +45,12 @@ from collector_trio.net.dial import install_resolver, make_ssl_context
 from collector_trio.net.http import HttpClient, open_client
 from collector_trio.net.proxies import choose_proxy
 from collector_trio.net.tap import Sink
-from collector_trio.ops.census import NOBODY, REST, Owners
+from collector_trio.ops.census import REST, Owners
 from collector_trio.ops.http import Port, open_port, serve
 from collector_trio.ops.lag import LagHistogram
 from collector_trio.ops.notify import Notifier, find_notifier
 from collector_trio.ops.site import make_site
-from collector_trio.ops.state import Following, Observer, Parts, Sealed, resident_bytes
+from collector_trio.ops.state import Following, Observer, Parts, Sealed
 from collector_trio.ops.status import Status
 from collector_trio.plan import market_groups
 from collector_trio.streams.live import Live, recall
@@ -62,7 +61,7 @@ from collector_trio.streams.supervisor import Stream, Surroundings
 
 FINISH_S = 6.0  # for followers to store what is sealed
 HEED_EVERY_S = 5.0
-SIGNS_EVERY = 10  # ticks
+SIGNS_EVERY_S = 10.0
 
 
 @attrs.frozen
@@ -212,7 +211,7 @@ async def _record(
             log.info("recording", data_dir=str(data_dir), pid=os.getpid(), version=__version__)
             async with trio.open_nursery() as recording:
                 recording.start_soon(journal.run)
-                recording.start_soon(_tick, journal, clock, log, partial(_signs, watchers.owners))
+                recording.start_soon(_tick, journal, clock, log)
                 await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
                 observer = Observer(
@@ -256,6 +255,7 @@ async def _record(
 
 def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
     nursery.start_soon(_watching, log, observer.run)
+    nursery.start_soon(_watching, log, partial(_note_signs, observer.parts.journal, observer.look))
     nursery.start_soon(_watching, log, partial(watchers.notifier.feed, observer.parts.journal))
     nursery.start_soon(_watching, log, partial(watchers.notifier.describe, observer.look))
     if watchers.port.listeners:
@@ -370,26 +370,29 @@ async def open_rest(network: Network, url: str) -> AsyncIterator[HttpClient]:
             yield client
 
 
-async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger, signs: Callable[[], dict[str, int]]) -> None:
-    """Write down that a second has passed, and what happened to the wall clock meanwhile; now and then what we take."""
-    for number in count():
+async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger) -> None:
+    """Write down that a second has passed, and what happened to the wall clock meanwhile."""
+    while True:
         await trio.sleep(TICK_S)
         step_ns = clock.check_step()
         if step_ns:
             journal.note(Letter.STEP, {"step_ns": step_ns})
             log.warning("wall clock stepped", step_s=round(step_ns / 1e9, 3))
-        journal.note(Letter.TICK, {} if number % SIGNS_EVERY else signs())
+        journal.note(Letter.TICK, {})
 
 
-def _signs(owners: Owners) -> dict[str, int]:
-    """Count what a leak would be seen by. It becomes columns of `segments`, for who looks back over a month."""
-    sockets = [each for each in owners.census() if each.owner not in owners.ports.values()]
-    return {
-        "memory_bytes": resident_bytes(),
-        "sockets": len(sockets),
-        "close_wait": sum(each.state == "CLOSE_WAIT" for each in sockets),
-        "unowned": sum(each.owner == NOBODY for each in sockets),
-    }
+async def _note_signs(journal: Journal, look: Callable[[], Status]) -> NoReturn:
+    """Write down, as a tick, what a leak would be seen by: for who looks back over a month."""
+    while True:
+        status = look()
+        signs = {
+            "memory_bytes": status.memory_bytes,
+            "sockets": status.sockets.open,
+            "close_wait": status.sockets.by_state["CLOSE_WAIT"],
+            "unowned": status.sockets.unowned,
+        }
+        journal.note(Letter.TICK, signs)
+        await trio.sleep(SIGNS_EVERY_S)
 
 
 async def _heed(data_dir: Path, live: Live, journal: Journal) -> None:

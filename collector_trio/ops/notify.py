@@ -12,7 +12,6 @@ https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 
 import socket
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 import attrs
 import trio
@@ -68,8 +67,10 @@ class Notifier:
             before = problem
             await trio.sleep(min(LOOK_S, every_s))
 
-    async def describe(self, look: Callable[[], Status]) -> NoReturn:
+    async def describe(self, look: Callable[[], Status]) -> None:
         """Say what is going on in one line, again whenever that has changed, until cancelled."""
+        if self.address is None:
+            return
         said = ""
         while True:
             line = one_line(look())

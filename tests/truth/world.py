@@ -148,7 +148,7 @@ async def recorder(
                 )
                 async with trio.open_nursery() as recording:
                     recording.start_soon(journal.run)
-                    recording.start_soon(app._tick, journal, clock, log, dict)
+                    recording.start_soon(app._tick, journal, clock, log)
                     for wanted in snapshots.values():
                         recording.start_soon(wanted.keep, around)
                     for exchange, group in market_groups(config, EXCHANGES):
