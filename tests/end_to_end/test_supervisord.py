@@ -245,22 +245,20 @@ async def test_a_restart_under_load_loses_exactly_what_was_published_while_nobod
     gaps, trades = by_instrument(rows["gaps"]), by_instrument(rows["trades"])
     assert len(trades) == 8
     old = {c.conn for c in server.truth.connections[:opened]}
-    closed_us = min(c.closed_ns or 0 for c in server.truth.connections[:opened]) // 1000
+    closed_us = max(c.closed_ns or 0 for c in server.truth.connections[:opened]) // 1000
     opened_us = min(c.opened_ns for c in server.truth.connections[opened:]) // 1000
     for instrument, found in trades.items():
         exchange, market, _ = instrument
         key = (exchange, market, TRADES[exchange], native(*instrument))
         facts = server.truth.facts[key]
         sent = [each for each in server.truth.sent if each.fact.key == key]
-        to_old = {each.fact.number for each in sent if each.conn in old}
         first_new = min(each.fact.number for each in sent if each.conn not in old)
         last_old = max(row["id"] for row in found if row["id"] < first_new)
         (hole,) = [hole for hole in last_states(gaps[instrument], "trades") if hole["state"] == "open"]
         assert (hole["first_missing"], hole["last_missing"]) == (last_old + 1, first_new - 1)
         assert hole["cause"] == "process down"
-        # Nobody was sent them, but for what was still on its way to the recorder that was stopped.
+        # Among them all that was published while no socket was open; the others were on their way when it was stopped.
         lost = [fact for fact in facts if last_old < fact.number < first_new]
-        assert all(fact.number in to_old for fact in lost if fact.ts_us < closed_us - 1_000_000)
         assert {fact.number for fact in facts if closed_us < fact.ts_us < opened_us} <= {f.number for f in lost}
         neighbours = [next(fact.ts_us for fact in facts if fact.number == n) for n in (last_old, first_new)]
         assert (hole["from_ts"], hole["to_ts"]) == tuple(ts // 1000 * 1000 for ts in neighbours)
