@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -144,8 +144,10 @@ def made_up(kind: str, messages: int, segments: int, batch: int) -> Cost:
         return run.measured()
 
 
-def recorded(table: str) -> Cost:
-    """Measure over frames recorded from the live exchange; other channels' frames are left out."""
+def recorded(table: str, on_end: Callable[[Fold], None] = lambda fold: None) -> Cost:
+    """Measure over frames recorded from the live exchange; other channels' frames are left out. `on_end` is shown the
+    fold when all was fed.
+    """
     kind = b"@trade" if table == "trades" else b"@depth"
     with tempfile.TemporaryDirectory() as folder:
         run, first = Run(table, Path(folder)), 1
@@ -167,6 +169,7 @@ def recorded(table: str) -> Cost:
                         batches.append(Batch(first, ns, SESSION, frames))
                         first += len(frames)
                 run.segment(batches)
+        on_end(run.fold)
         return run.measured()
 
 

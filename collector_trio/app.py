@@ -5,7 +5,7 @@
     ├─ HTTP port                     the listening socket, for as long as the run
     └─ journal                       owns the running segment
        ├─ syncing, ticks, disk space, what the follower says; whoever watches: alerts and their webhook, the port's
-       │  server, the terminal's table
+       │  server, the terminal's table, the service manager's watchdog
        └─ supervisor                 nursery of markets and their streams; a stop cancels it, and with it every socket
 
 A stop goes through this picture from the inside out: sockets (at most a second), journal sealed, follower finished.
@@ -38,7 +38,7 @@ from collector_trio.config import Config
 from collector_trio.exchanges import EXCHANGES
 from collector_trio.followers.child import Bell, FollowerChild
 from collector_trio.followers.cursor import load_cursor, load_head, segments_behind
-from collector_trio.journal.append import Journal, in_thread, open_journal
+from collector_trio.journal.append import TICK_S, Journal, in_thread, open_journal
 from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Recovered, lock_data_dir, recover
 from collector_trio.journal.space import Floor, Space, find_floor
@@ -52,6 +52,7 @@ from collector_trio.ops.alerts import Alerts, Change, keep_watch, log_change, me
 from collector_trio.ops.census import REST, WEBHOOK, Owners
 from collector_trio.ops.http import Port, open_port, serve
 from collector_trio.ops.lag import LagHistogram
+from collector_trio.ops.notify import Notifier, find_notifier
 from collector_trio.ops.site import make_site
 from collector_trio.ops.state import Following, Observer, Parts, Sealed
 from collector_trio.ops.status import Status, WebhookStatus
@@ -70,6 +71,7 @@ FINISH_S = 6.0  # from the wish to stop until followers must have stored what is
 LEAST_FINISH_S = 0.5  # for them alone, however long a slow disk has taken
 HEED_EVERY_S = 5.0
 WATCH_AGAIN_S = 30.0  # alerts that a bug has ended would say for ever that all is well
+SIGNS_EVERY_S = 10.0
 
 
 @attrs.frozen
@@ -110,10 +112,13 @@ Watch = Callable[[Callable[[], Status]], Awaitable[NoReturn]]  # is given what l
 
 @attrs.frozen
 class Watchers:
-    """By whom the recorder is watched: the HTTP port, the census of its sockets, a table on the terminal."""
+    """By whom the recorder is watched: the HTTP port, the census of its sockets, the service manager, a table on the
+    terminal.
+    """
 
     port: Port
     owners: Owners
+    notifier: Notifier
     watch: Watch | None
     alerts: Alerts
     webhook: Webhook | None
@@ -149,7 +154,8 @@ async def run(
             if for_s is not None:
                 root.start_soon(_stop_after, for_s, stop)
             webhook = _webhook(config, attrs.evolve(open_network(config), owners=owners), log)
-            watchers = Watchers(port, owners, watch, Alerts(config), webhook)
+            notifier = find_notifier(os.environ, os.getpid(), log)
+            watchers = Watchers(port, owners, notifier, watch, Alerts(config), webhook)
             report = await _record(config, clock, stop, [] if streams is None else streams, watchers, log)
             root.cancel_scope.cancel()
     return attrs.evolve(report, signalled=signalled.is_set())
@@ -183,7 +189,8 @@ async def _stop_after(seconds: float, stop: trio.Event) -> None:
 async def _record(
     config: Config, clock: Clock, stop: trio.Event, streams: list[Stream], watchers: Watchers, log: FilteringBoundLogger
 ) -> Report:
-    data_dir = config.collector.data_dir
+    data_dir, notifier = config.collector.data_dir, watchers.notifier
+    notifier.tell(STATUS="reading what the last run left")
     recovered = recover(data_dir)
     live = Live(recall(data_dir, EXCHANGES, log), log)
     started_ns, first_segment = clock.now(), recovered.numbers.segment
@@ -270,8 +277,10 @@ async def _record(
                     for exchange, markets in market_groups(config, EXCHANGES):
                         supervisor.start_soon(keep_markets, config, exchange, markets, around, streams)
                     supervisor.start_soon(keep_offsets, config, clocks(config, EXCHANGES), around, offsets)
+                    notifier.tell(READY=1)
                     await stop.wait()
                     stopping_at = trio.current_time()
+                    notifier.tell(STOPPING=1, STATUS="ending sessions, storing what was received")
                     supervisor.cancel_scope.cancel()
                 journal.note(Letter.PROCESS, {"event": "stop", "pid": os.getpid()})
                 recording.cancel_scope.cancel()
@@ -298,6 +307,9 @@ def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observe
         tell.append(partial(_put, watchers.webhook, platform.node()))
     clock = observer.parts.clock
     nursery.start_soon(_watching, log, partial(keep_watch, watchers.alerts, observer.look, clock, tell), WATCH_AGAIN_S)
+    nursery.start_soon(_watching, log, partial(_note_signs, observer.parts.journal, observer.look))
+    nursery.start_soon(_watching, log, partial(watchers.notifier.feed, observer.parts.journal))
+    nursery.start_soon(_watching, log, partial(watchers.notifier.describe, observer.look))
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
         nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
@@ -325,7 +337,7 @@ def _put(webhook: Webhook, host: str, change: Change, status: Status) -> None:
 
 
 async def _watching(
-    log: FilteringBoundLogger, watch: Callable[[], Awaitable[NoReturn]], again_s: float | None = None
+    log: FilteringBoundLogger, watch: Callable[[], Awaitable[None]], again_s: float | None = None
 ) -> None:
     """Run what only watches: a bug in it ends itself, not the recording. With `again_s` it begins again."""
     while True:
@@ -453,12 +465,26 @@ async def open_rest(network: Network, url: str, owner: str = REST) -> AsyncItera
 async def _tick(journal: Journal, clock: Clock, log: FilteringBoundLogger) -> None:
     """Write down that a second has passed, and what happened to the wall clock meanwhile."""
     while True:
-        await trio.sleep(1.0)
+        await trio.sleep(TICK_S)
         step_ns = clock.check_step()
         if step_ns:
             journal.note(Letter.STEP, {"step_ns": step_ns})
             log.warning("wall clock stepped", step_s=round(step_ns / 1e9, 3))
         journal.note(Letter.TICK, {})
+
+
+async def _note_signs(journal: Journal, look: Callable[[], Status]) -> NoReturn:
+    """Write down, as a tick, what a leak would be seen by: for who looks back over a month."""
+    while True:
+        status = look()
+        signs = {
+            "memory_bytes": status.memory_bytes,
+            "sockets": status.sockets.open,
+            "close_wait": status.sockets.by_state["CLOSE_WAIT"],
+            "unowned": status.sockets.unowned,
+        }
+        journal.note(Letter.TICK, signs)
+        await trio.sleep(SIGNS_EVERY_S)
 
 
 async def _heed(data_dir: Path, live: Live, journal: Journal) -> None:

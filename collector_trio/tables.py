@@ -143,6 +143,11 @@ _TABLES = (
             "ignored": Kind.INT,
             "rejected": Kind.INT,
             "ignored_reasons": Kind.TEXT,  # JSON object, reason → frames
+            # The recorder, as its ticks said: the most in the segment, null where none did.
+            "memory_bytes": Kind.INT,
+            "sockets": Kind.INT,
+            "close_wait": Kind.INT,
+            "unowned": Kind.INT,
         },
         order=("segment",),
     ),

@@ -13,14 +13,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from collector_trio.commands.options import Instant, data_dir_option, json_option
+from collector_trio.commands.options import Since, data_dir_option, json_option
 from collector_trio.followers.ledger import STATES, Hole, ledger
 from collector_trio.followers.scan import moment_us
 
 
 @click.command(epilog="Example: python -m collector_trio gaps --data-dir data --since 2026-11-23")
 @data_dir_option
-@click.option("--since", "since_ns", type=Instant(), default=0, help="Leave out holes that end before this time.")
+@click.option("--since", "since_ns", type=Since(), default=0, help="Leave out holes that end before this time.")
 @click.option("--all", "with_all", is_flag=True, help="Show repaired and benign holes too.")
 @json_option
 def gaps(data_dir: Path, since_ns: int, with_all: bool, as_json: bool) -> None:

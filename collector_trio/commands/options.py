@@ -1,6 +1,7 @@
 """Options and loading that several commands share."""
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Instant(click.ParamType[int]):
     """ISO 8601, UTC where it names no zone. The value is nanoseconds since the epoch."""
 
     name = "time"
+    wanted = "a time such as 2026-11-23 or 2026-11-23T12:30:00Z"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it, or fail as a usage error."""
@@ -38,10 +40,27 @@ class Instant(click.ParamType[int]):
         try:
             instant = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"{value!r} is not a time such as 2026-11-23 or 2026-11-23T12:30:00Z", param, ctx)
+            self.fail(f"{value!r} is not {self.wanted}", param, ctx)
         if instant.tzinfo is None:
             instant = instant.replace(tzinfo=UTC)
         return int(instant.timestamp() * 1_000_000) * 1000
+
+
+class Since(Instant):
+    """An instant, or how long ago that was: 24h, 30d."""
+
+    name = "time or duration"
+    wanted = "a time such as 2026-11-23 or 2026-11-23T12:30:00Z, or a duration such as 24h or 30d"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it, or fail as a usage error."""
+        if isinstance(value, int):
+            return value
+        try:
+            seconds = parse_duration(str(value))
+        except ValueError:
+            return super().convert(value, param, ctx)
+        return max(0, time.time_ns() - round(seconds * 1e9))
 
 
 config_option = click.option(

@@ -27,6 +27,7 @@ from collector_trio.instruments import Instrument, Naming
 from collector_trio.journal.meaning import take_note
 from collector_trio.journal.records import Batch, Damage, Letter, Note
 
+SIGNS = ("memory_bytes", "sockets", "close_wait", "unowned")  # what some ticks say of the recorder
 TOGETHER = 1024  # frames taken at once, at most
 
 
@@ -67,6 +68,7 @@ class Fold:
         self.first_ns = 0
         self.last_ns = 0
         self._heard: set[Speaker] = set()
+        self._signs: dict[str, int] = {}  # the most of each
 
     # Feeding
 
@@ -170,6 +172,10 @@ class Fold:
             for request in self._requests.values():
                 put_request(self._finished, note.ns, request, "process died")
             self._requests.clear()
+        elif letter is Letter.TICK:
+            for name in SIGNS if value else ():
+                if name in value:
+                    self._signs[name] = max(value[name], self._signs.get(name, 0))
         elif letter is Letter.STATE and self.continuity is not None:
             self.flush()
             self.divergence += self.continuity.divergence(value)
@@ -250,6 +256,7 @@ class Fold:
             "frames": [self.frames],
             **{name: [self.counts[name]] for name in ("rows", "control", "duplicate", "ignored", "rejected")},
             "ignored_reasons": [json.dumps(dict(self.ignored)) if self.ignored else None],
+            **{name: [self._signs.get(name)] for name in SIGNS},
         }
         exchange = exchanges.pop() if len(exchanges) == 1 else ALL
         market = markets.pop() if len(markets) == 1 else ALL

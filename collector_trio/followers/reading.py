@@ -25,6 +25,8 @@ from collector_trio.journal.segments import Segment
 from collector_trio.tables import TABLES
 
 ATTEMPTS = 5
+# Tables with columns that files of an earlier version do not have. For all it would cost a look into every file.
+GROWN = ("segments",)
 _Result = TypeVar("_Result")
 
 
@@ -77,8 +79,9 @@ def open_views(picture: Picture) -> duckdb.DuckDBPyConnection:
         view = f"SELECT {columns} FROM _fresh_{name}"
         if picture.files[name]:
             files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in picture.files[name])
-            view += f" UNION ALL BY NAME SELECT {columns} FROM read_parquet([{files}], hive_partitioning = false)"
-        connection.execute(f'CREATE VIEW "{name}" AS {view}')
+            there, grown = ("*", ", union_by_name = true") if name in GROWN else (columns, "")
+            view += f" UNION ALL BY NAME SELECT {there} FROM read_parquet([{files}], hive_partitioning = false{grown})"
+        connection.execute(f'CREATE VIEW "{name}" AS SELECT {columns} FROM ({view})')
     return connection
 
 

@@ -9,6 +9,7 @@ import attrs
 import duckdb
 
 from collector_trio.followers.reading import Picture, fetch, with_views
+from collector_trio.followers.review import Review, review
 
 DATA_TABLES = ("trades", "book", "book_snapshots")
 
@@ -63,22 +64,30 @@ class SessionSummary:
 
 @attrs.frozen
 class Summary:
-    """All of it."""
+    """All of it. `review`: how it went over time, where that was asked for."""
 
     tables: tuple[TableSummary, ...]
     sessions: tuple[SessionSummary, ...]
     frames: FrameSummary
+    review: Review | None
 
     def document(self) -> dict[str, Any]:
         """Return it as one JSON document with stable keys."""
         return attrs.asdict(self) | {"frames": attrs.asdict(self.frames) | {"balanced": self.frames.balanced}}
 
 
-def summarize(data_dir: Path, since_ns: int = 0, first_segment: int = 0) -> Summary:
-    """Count what was received from `since_ns` (nanoseconds since the epoch) and segment number `first_segment` on."""
+def summarize(
+    data_dir: Path, since_ns: int = 0, first_segment: int = 0, *, review_until_ns: int | None = None
+) -> Summary:
+    """Count what was received from `since_ns` (nanoseconds since the epoch) and segment number `first_segment` on; with
+    `review_until_ns` say how it went between these times, too.
+    """
 
     def count(views: duckdb.DuckDBPyConnection, picture: Picture) -> Summary:
-        return Summary(_tables(views, picture, since_ns), _sessions(views, since_ns), _frames(views, since_ns))
+        reviewed = None if review_until_ns is None else review(views, since_ns, review_until_ns)
+        return Summary(
+            _tables(views, picture, since_ns), _sessions(views, since_ns), _frames(views, since_ns), reviewed
+        )
 
     return with_views(data_dir, count, first_segment)
 

@@ -38,6 +38,7 @@ from collector_trio.threads import run_in_thread
 SEGMENT_BYTES = 64 * 2**20
 HOUR_NS = 3_600_000_000_000
 RETRY_S = 1.0  # how often a refused write is tried again
+TICK_S = 1.0  # how often its owner notes a tick: so something is written even when no exchange says anything
 NEVER = float("inf")
 MAX_WAITING_NOTES = 100_000  # while the disk is full: weeks of sessions that begin and end a few times a minute
 
@@ -88,6 +89,7 @@ class Journal:
     segment_bytes: int = SEGMENT_BYTES
     bytes_written: int = 0  # since it was opened, notes included
     synced_at: float | None = None  # when all that was written before was last synced (trio time)
+    turns: int = 0  # of `run`: how often it was synced, or found to be refusing still
     _file: _File | None = None
     _empty: _File | None = None  # a segment whose head could not be written yet
     _full: deque[_File] = attrs.field(factory=deque)  # sealed, still to be synced and renamed
@@ -215,6 +217,7 @@ class Journal:
             else:
                 if refused and not self._held:
                     self._try_again()
+            self.turns += 1
 
     async def _sync(self) -> None:
         while self._full:

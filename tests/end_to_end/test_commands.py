@@ -112,6 +112,16 @@ def test_the_demo_ends_with_a_balanced_summary_of_both_markets_and_their_disconn
     assert "-m collector_trio sql" in done.stdout
 
 
+def test_the_demo_can_be_reviewed(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    cwd, _ = demo
+    done = call("summary", "--data-dir", "demo-data", "--since", "1h", "--json", cwd=cwd)
+    periods = json.loads(done.stdout)["review"]["periods"]
+    assert max(period["memory_bytes"] or 0 for period in periods) > 20_000_000
+    assert max(period["sockets"] or 0 for period in periods) >= 1
+    assert {period["unowned"] for period in periods} <= {0, None}
+    assert sum(period["reconnects"] for period in periods) >= 1
+
+
 def test_the_line_the_demo_ends_with_works(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     cwd, done = demo
     line = done.stdout.strip().splitlines()[-1].strip()

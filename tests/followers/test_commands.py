@@ -136,7 +136,8 @@ def test_summary_counts_what_was_recorded_under_stable_keys(tmp_path: Path, shel
 
     document = shell("summary", "--data-dir", tmp_path, "--json").document
 
-    assert list(document) == ["data_dir", "tables", "sessions", "frames"]
+    assert list(document) == ["data_dir", "tables", "sessions", "frames", "review"]
+    assert document["review"] is None  # which is of a time that was asked for
     assert document["data_dir"] == str(tmp_path)
     assert all(list(table) == TABLE_KEYS for table in document["tables"])
     assert [[table[key] for key in ("table", "exchange", "symbol", "rows")] for table in document["tables"]] == [

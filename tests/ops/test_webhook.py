@@ -6,7 +6,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from collector_trio.errors import HttpFailed
+from collector_trio.errors import HttpFailed, Refusal
 from collector_trio.ops.status import WebhookStatus
 from collector_trio.ops.webhook import POST_S, TRIES, WAITING, Webhook
 
@@ -33,7 +33,7 @@ class Receiver:
 
 
 def failed(status: int | None = None, retry_after_s: float | None = None) -> HttpFailed:
-    return HttpFailed(URL, "no", status=status, retry_after_s=retry_after_s)
+    return HttpFailed(URL, "no", None if status is None else Refusal(status, retry_after_s))
 
 
 def hook(receiver: Receiver) -> Webhook:

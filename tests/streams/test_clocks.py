@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 import structlog
 import trio
@@ -96,7 +97,7 @@ class Rest:
     async def open_client(self, url: str) -> AsyncIterator[Any]:
         yield self
 
-    async def ask(self, path: str) -> Answer:
+    async def ask(self, path: str) -> HttpAnswer:
         self.asked.append(trio.current_time())
         asked_at = trio.current_time()
         await trio.sleep(0.02)

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Run the collector as its arguments say, and hand its signals on. Docker starts a container again whatever its exit code
+# was; so a recorder that ends with 2, a usage or config error, is not ended: it stays down in a container that stays up,
+# unhealthy, until somebody has corrected the config and restarts it.
+collector-trio "$@" &
+pid=$!
+trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
+wait "$pid"
+code=$?
+while kill -0 "$pid" 2>/dev/null; do # a signal ended the waiting, not the collector
+    wait "$pid"
+    code=$?
+done
+if [ "$code" -ne 2 ] || [ "${1:-run}" != run ]; then
+    exit "$code"
+fi
+trap 'kill $! 2>/dev/null; exit 2' TERM INT
+echo "not started again before the config is corrected and the container restarted" >&2
+while :; do
+    sleep 3600 &
+    wait $!
+done
