@@ -20,7 +20,8 @@ SHOWN_CHARACTERS = 100  # of a value in a message; the line says where the rest 
 
 _AT = re.compile(r"(?P<problem>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_USER_INFO = re.compile(r"//\S*@")
+# Of a URL, whatever else is wrong with it; also where its scheme was left out.
+_USER_INFO = re.compile(r"(//|^(?=[^/:@]+:(?!//))).*@", re.DOTALL)
 
 
 @attrs.define
@@ -138,7 +139,7 @@ def _strings(value: Any, place: Place) -> Iterator[tuple[Place, str, Callable[[s
 
 def _quote(text: str) -> str:
     """Quote text for a message of one line, without the passwords of URLs."""
-    quoted = json.dumps(_USER_INFO.sub("//***@", text), ensure_ascii=False)
+    quoted = json.dumps(_USER_INFO.sub(r"\1***@", text), ensure_ascii=False)
     if len(quoted) > SHOWN_CHARACTERS:
         quoted = f'{quoted[:SHOWN_CHARACTERS]}…"'
     return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in quoted)

@@ -375,7 +375,8 @@ def _split(url: str, schemes: Sequence[str]) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Fault(f"{wanted} is wanted, with a host and perhaps a port ({error})") from error
+        why = "" if "@" in url else f" ({error})"  # it may quote a part of the password
+        raise Fault(f"{wanted} is wanted, with a host and perhaps a port{why}") from error
     if parts.scheme not in schemes or not url.casefold().startswith(f"{parts.scheme}://"):
         raise Fault(f"{wanted} is wanted")
     host = parts.netloc.rpartition("@")[2]

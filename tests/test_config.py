@@ -813,6 +813,24 @@ redundancy = 1
     assert type(config.limits.share) is float
 
 
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://me:sec/ret@proxy:1",
+        "http://me:sec#ret@proxy",
+        "http://me:sec ret@proxy",
+        "me:secret@proxy",
+        "socks5://me:sec?ret@p:x",
+    ],
+)
+def test_a_password_is_not_shown_whatever_else_is_wrong_with_its_url(proxy: str) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        parse_config(f'[net]\nproxy = "{proxy}"', "test.toml", OFFERS, {})
+    said = str(wrong.value)
+    assert "***@p" in said
+    assert "sec" not in said.replace("section", "")
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9443", "127.8.9.10", "[::1]:80"])
 def test_loopback_needs_no_encryption(host: str) -> None:
     config = parse(f'endpoints.okx = {{ws_public = "ws://{host}/ws/v5/public", rest = "http://{host}/"}}\n{RECORD}')
