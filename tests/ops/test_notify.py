@@ -1,12 +1,13 @@
 """A service manager hears when the recorder is up and when it stops; its watchdog is fed while the journal moves."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from collector_trio.journal.records import Letter
 from collector_trio.journal.recover import Numbers, lock_data_dir
 from collector_trio.ops.notify import Notifier, find_notifier, one_line
 
+from ..end_to_end.test_power import can_trace
 from ..streams.conftest import trio_clock_or_zero
 from .conftest import Recorder
 
@@ -220,14 +222,18 @@ rest = "http://127.0.0.1:{port}"
 """
 
 
+def environment(address: str, watchdog_s: int) -> dict[str, str]:
+    said = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": f"{watchdog_s}000000"}
+    return {**os.environ, **said, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 def test_the_command_is_ready_though_its_exchange_is_down_and_says_when_it_stops(tmp_path: Path) -> None:
     address = f"{tmp_path}/notify"
     with socket.socket() as nobody, service_manager(address) as listener:
         nobody.bind(("127.0.0.1", 0))  # and does not listen: who dials it is refused
         (tmp_path / "config.toml").write_text(CONFIG.format(port=nobody.getsockname()[1]))
         listener.settimeout(60)
-        environ = {**os.environ, "NOTIFY_SOCKET": address, "WATCHDOG_USEC": "2000000"}
-        environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        environ = environment(address, watchdog_s=2)
         command = [sys.executable, "-m", "collector_trio", "run"]
         with subprocess.Popen(
             command, cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -244,3 +250,32 @@ def test_the_command_is_ready_though_its_exchange_is_down_and_says_when_it_stops
                 assert process.wait(30) == 0
             finally:
                 process.kill()
+
+
+@pytest.mark.skipif(not can_trace(), reason="there is no strace here, or it may trace nothing")
+def test_the_command_on_a_disk_that_hangs_leaves_the_watchdog_hungry(tmp_path: Path) -> None:
+    address = f"{tmp_path}/notify"
+    hang = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]
+    hang += ["-e", "inject=fdatasync:delay_enter=600000000:when=4+"]
+    with socket.socket() as nobody, service_manager(address) as listener:
+        nobody.bind(("127.0.0.1", 0))
+        (tmp_path / "config.toml").write_text(CONFIG.format(port=nobody.getsockname()[1]))
+        command = [*hang, sys.executable, "-m", "collector_trio", "run"]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment(address, watchdog_s=4), stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                assert process.stderr is not None
+                entry = next(entry for entry in map(json.loads, process.stderr) if "watchdog" in entry["event"])
+                assert entry["event"] == "watchdog not fed"
+                assert entry["problem"].startswith("the journal was not synced for ")
+                assert "WATCHDOG=1" in heard(listener)
+                listener.settimeout(2.5)  # longer than it is fed in
+                fed = False
+                with suppress(TimeoutError):
+                    while not fed:
+                        fed = listener.recv(4096) == b"WATCHDOG=1"
+                assert not fed
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
