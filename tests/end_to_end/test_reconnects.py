@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # What a session may leave behind at most, by the lower end of the 95 % confidence interval: next to nothing of what is
-# allocated; a little of what is resident, since allocators keep and fragment (a kept connection is 24 000 bytes, with TLS 92 000).
+# allocated; a little of what is resident, since allocators keep and fragment. A kept connection is 24 000 bytes, with
+# TLS 92 000.
 AT_MOST = {"python_blocks": 0.1, "allocated_bytes": 16.0, "resident_bytes": 200.0}
 
 
