@@ -6,6 +6,7 @@ prints what was measured as JSON. The peers are another process, so that fds and
 What differs from a recorder: the backoff draws no delay and the dial budgets are endless, or this would take a day.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -91,7 +92,7 @@ class Looks:
     unowned: int = 0
     most_time_wait: int = 0
     oldest_close_wait_s: float = 0.0
-    memory: list[tuple[int, int, int]] = attrs.field(factory=list)  # sessions so far, resident bytes, Python's blocks
+    memory: list[tuple[int, int, int, int]] = attrs.field(factory=list)  # sessions so far, and what `memory_now` says
     _close_wait: dict[tuple[int, str], float] = attrs.field(factory=dict)
 
     def look(self, kept: Kept, chaos: Chaos) -> None:
@@ -110,7 +111,7 @@ class Looks:
         self.censuses += 1
         if not self.memory or kept.sessions() >= self.memory[-1][0] + MEMORY_EVERY:
             gc.collect()  # what is garbage already is not held
-            self.memory.append((kept.sessions(), resident_bytes(), sys.getallocatedblocks()))
+            self.memory.append((kept.sessions(), *memory_now()))
 
     def document(self) -> dict[str, Any]:
         return {name: value for name, value in attrs.asdict(self).items() if name not in HIDDEN}
@@ -124,6 +125,25 @@ def time_wait(ports: list[int]) -> int:
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     ends = ((fields[1][-4:], fields[2][-4:], fields[3]) for fields in map(str.split, lines))
     return sum(state == "06" and bool({local, peer} & wanted) for local, peer, state in ends)
+
+
+class _Mallinfo(ctypes.Structure):
+    """What glibc's malloc has, https://man7.org/linux/man-pages/man3/mallinfo.3.html."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks")),
+        *((name, ctypes.c_size_t) for name in ("uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def memory_now() -> tuple[int, int, int]:
+    """Return the resident bytes, the bytes that C code has allocated and not freed, and Python's blocks. The first also
+    has what the allocators keep for later, which is why it alone cannot tell a leak from a fragmented heap.
+    """
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    now = mallinfo()
+    return resident_bytes(), now.uordblks + now.hblkhd, sys.getallocatedblocks()
 
 
 def fit(memory: list[tuple[int, int]]) -> list[float]:
@@ -142,6 +162,10 @@ def fit(memory: list[tuple[int, int]]) -> list[float]:
     slope, intercept = linear_regression(x, y)
     rest = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / (BLOCKS - 2)
     return [round(slope, 3), round(T_95 * sqrt(rest / sum((a - fmean(x)) ** 2 for a in x)), 3)]
+
+
+def tenths(memory: list[tuple[int, int, int, int]], column: int) -> list[int]:
+    return [look[column] for look in memory[:: max(1, len(memory) // 10)]]
 
 
 async def keep_and_cancel(stream: Stream, kept: Kept, chaos: Chaos) -> None:
@@ -188,12 +212,13 @@ async def reconnect(sessions: int, ports: list[int], tls: ssl.SSLContext, seed: 
             "in_the_end": in_the_end(kept, ports) | {"fds_more_than_at_first": len(os.listdir("/proc/self/fd")) - fds},
             "at_every_census": looks.document(),
             "resident_bytes_at_first": memory,
-            "resident_bytes_by_tenth": [
-                resident for _, resident, _ in looks.memory[:: max(1, len(looks.memory) // 10)]
-            ],
-            "python_blocks_by_tenth": [blocks for *_, blocks in looks.memory[:: max(1, len(looks.memory) // 10)]],
-            "bytes_per_session_over_the_last_half": fit([(n, resident) for n, resident, _ in looks.memory]),
-            "python_blocks_per_session_over_the_last_half": fit([(n, blocks) for n, _, blocks in looks.memory]),
+            "over_the_last_half": {
+                name: {
+                    "per_session": fit([(look[0], look[n]) for look in looks.memory]),
+                    "by_tenth": tenths(looks.memory, n),
+                }
+                for n, name in enumerate(("resident_bytes", "allocated_bytes", "python_blocks"), 1)
+            },
             "ended": dict(sum((stream.ended for stream in kept.streams), Counter())),
             "ways": dict(sorted(chaos.ways.items())),
             "leaked": dict(kept.owners.leaked),

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# More per session than this would be noticed after years only: 10 MB in 100 000 sessions.
-NOTHING_BYTES = 100.0
+# What a session may leave behind at most, by the lower end of the 95 % confidence interval: next to nothing of what is
+# allocated; a little of what is resident, since allocators keep and fragment. A kept connection is 24 000 bytes, with
+# TLS 92 000.
+AT_MOST = {"python_blocks": 0.1, "allocated_bytes": 16.0, "resident_bytes": 200.0}
 
 
 def reconnect(sessions: int, timeout_s: float) -> dict[str, Any]:
@@ -38,8 +40,8 @@ def hold_against_the_plan(result: dict[str, Any]) -> None:
     assert "crashed" not in result["ended"]
 
 
-def test_hundreds_of_reconnects_of_any_kind_leave_what_is_planned() -> None:
-    result = reconnect(200, 120)
+def test_a_hundred_reconnects_of_any_kind_leave_what_is_planned() -> None:
+    result = reconnect(100, 120)
     hold_against_the_plan(result)
     assert result["ways"].keys() >= {"cancelled by us"}
 
@@ -51,5 +53,6 @@ def test_ten_thousand_reconnects_of_any_kind_leave_what_is_planned_and_memory_as
     assert {"closed", "eof", "reset", "protocol", "refused", "dial", "tls", "silent", "timeout"} <= result[
         "ended"
     ].keys()
-    slope, margin = result["bytes_per_session_over_the_last_half"]
-    assert slope - margin <= NOTHING_BYTES
+    for name, most in AT_MOST.items():
+        slope, margin = result["over_the_last_half"][name]["per_session"]
+        assert slope - margin <= most, name
