@@ -129,6 +129,15 @@ class _Deaths:
     last_at: float = 0.0
     unsteady_since: float | None = None
 
+    def is_steady(self, *, is_up: bool, now: float) -> bool:
+        """Tell whether it has been up for long enough."""
+        return is_up and now - self.last_at > STEADY_FOLLOWER_S
+
+    def is_unhealthy(self, *, is_up: bool, now: float) -> bool:
+        """Tell whether it has not been steady for too long."""
+        since = self.unsteady_since
+        return since is not None and now - since > STEADY_FOLLOWER_S and not self.is_steady(is_up=is_up, now=now)
+
 
 @attrs.define
 class Observer:
@@ -219,7 +228,7 @@ class Observer:
         if child.restarts > deaths.count:
             deaths.count, deaths.last_at = child.restarts, now
             deaths.unsteady_since = deaths.unsteady_since or now
-        elif child.pid is not None and now - deaths.last_at > STEADY_FOLLOWER_S:
+        elif deaths.is_steady(is_up=child.pid is not None, now=now):
             deaths.unsteady_since = None
 
     async def _measure_disk(self) -> None:
@@ -370,8 +379,8 @@ class Observer:
         if self.parts.journal.is_refusing:
             yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
         for follower in followers:
-            since = self._deaths.get(follower.name, _Deaths()).unsteady_since
-            if since is not None and trio.current_time() - since > STEADY_FOLLOWER_S:
+            deaths = self._deaths.get(follower.name, _Deaths())
+            if deaths.is_unhealthy(is_up=follower.pid is not None, now=trio.current_time()):
                 yield f"follower {follower.name}: does not stay up, it has died {follower.restarts} times"
             still_s = trio.current_time() - self._moved.get(follower.name, (0, trio.current_time()))[1]
             if follower.lag_segments and min(still_s, follower.lag_s) > STUCK_FOLLOWER_S:

@@ -313,4 +313,5 @@ async def test_a_post_that_is_refused_is_a_failure(dialled: Dialled) -> None:
             with pytest.raises(HttpFailed) as failed:
                 await http.post_json(b"{}")
         assert not dialled.still_open
-    assert failed.value.status == 410
+    assert failed.value.refusal is not None
+    assert failed.value.refusal.status == 410

@@ -46,7 +46,7 @@ class Rest:
         if title is None:
             raise HttpFailed(path, "no answer")
         rows = [{"title": title, "state": "ongoing", "serviceType": "0"}] if title else []
-        return HttpAnswer(json.dumps({"code": "0", "msg": "", "data": rows}).encode(), httpx.Headers())
+        return HttpAnswer(json.dumps({"code": "0", "msg": "", "data": rows}).encode(), httpx.Headers(), 0.0, 0.0)
 
 
 async def test_it_is_asked_when_sessions_end_and_once_a_minute_at_most_and_told_once(

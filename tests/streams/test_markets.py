@@ -65,7 +65,7 @@ class Rest:
             raise HttpFailed("https://example.org" + path, "no answer")
         if self.silent is not None and path.endswith(self.silent):
             raise HttpFailed("https://example.org" + path, "no answer")
-        return HttpAnswer(okx_answer(path) if "/v5/" in path else ANSWER, httpx.Headers())
+        return HttpAnswer(okx_answer(path) if "/v5/" in path else ANSWER, httpx.Headers(), 0.0, 0.0)
 
 
 def config_of(data_dir: Path, symbols: str = '["BTC-USDT"]', share: float = 1.0) -> Config:

@@ -58,7 +58,7 @@ class Rest:
         if isinstance(said, HttpFailed):
             raise said
         book = {"lastUpdateId": said, "bids": [["1.0", "1"]], "asks": [["2.0", "1"]]}
-        return HttpAnswer(json.dumps(book).encode(), httpx.Headers())
+        return HttpAnswer(json.dumps(book).encode(), httpx.Headers(), 0.0, 0.0)
 
 
 @pytest.fixture(autouse=True)
