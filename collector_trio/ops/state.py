@@ -395,8 +395,9 @@ class Observer:
         journal = self.parts.journal
         if journal.is_refusing:
             return
-        if now - self._appended[1] > STUCK_JOURNAL_S:
-            yield f"journal: nothing was appended for {now - self._appended[1]:.0f} s"
+        written, since = self._appended
+        if journal.bytes_written == written and now - since > STUCK_JOURNAL_S:
+            yield f"journal: nothing was appended for {now - since:.0f} s"
         unsynced_s = now - max(first_look_at, journal.synced_at or 0.0)
         if unsynced_s > STUCK_JOURNAL_S + self.parts.config.store.sync_every_s:
             yield f"journal: nothing was synced for {unsynced_s:.0f} s, the disk hangs"
