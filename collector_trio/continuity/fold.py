@@ -115,10 +115,12 @@ class Continuity:
             track.refused(since_ns, until_ns)
 
     def unreadable(self, key: Key) -> None:
-        """A change of a book has a level that is none, though its number follows: a whole book is needed."""
+        """A book is broken though its numbers follow, as only who reads the journal can know: a change of it has a level
+        that is none, or was in a part that is damaged. A whole book is needed.
+        """
         track = self.books.get(key)
         if track is not None and track.chain.tip is not None:
-            track.spoil(track.chain.tip, track.tip_ns, Reason(Cause.REJECT, "a level could not be read"))
+            track.spoil(track.chain.tip, track.tip_ns, Reason(Cause.REJECT, "a change could not be read"))
 
     def damaged(self, detail: str) -> None:
         """A part of the journal cannot be read."""
@@ -186,6 +188,17 @@ class Continuity:
             for own, others in ((self.trades, other.trades), (self.books, other.books))
             for mine, theirs in ((own.get(key), others.get(key)) for key in {*own, *others})
         )
+
+    def broken_here(self, dumped: Mapping[str, Any]) -> list[Key]:
+        """Return the books that another fold, as it dumped itself, takes for synced and this one does not: what broke
+        them it cannot see, so it does not ask for a whole one either.
+        """
+        others = Continuity.load(dumped).books
+        return [
+            key
+            for key, book in self.books.items()
+            if not book.chain.synced and key in others and others[key].chain.synced
+        ]
 
     def dump(self) -> dict[str, Any]:
         """Return everything as JSON, to go on from."""

@@ -216,8 +216,9 @@ class TradeTrack(Track):
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """What two folds must agree on."""
-        return self.coverage.start, self.coverage.mark, tuple((hole.first, hole.last) for hole in self.coverage.holes)
+        """What two folds must agree on. What a damaged journal lost only who reads it can miss."""
+        holes = (hole for hole in self.coverage.holes if _found(hole).reason.cause is not Cause.DAMAGE)
+        return self.coverage.start, self.coverage.mark, tuple((hole.first, hole.last) for hole in holes)
 
 
 def _found(hole: Hole) -> Finding:

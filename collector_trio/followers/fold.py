@@ -178,7 +178,10 @@ class Fold:
                     self._signs[name] = max(value[name], self._signs.get(name, 0))
         elif letter is Letter.STATE and self.continuity is not None:
             self.flush()
-            self.divergence += self.continuity.divergence(value)
+            differing = self.continuity.divergence(value)
+            if differing:
+                self.divergence += differing
+                self._intake.books.unreadable.update(map(" ".join, self.continuity.broken_here(value)))
         if self.continuity is not None:
             take_note(self.continuity, note)
             self._intake.books.settle(note.ns)

@@ -86,7 +86,7 @@ class Books:
     ledger: LedgerRows
     on_bad: Callable[[Place, Line, str, bytes], None]
     snapshot_every_ns: int = SNAPSHOT_EVERY_NS
-    unreadable: Counter[str] = attrs.field(factory=Counter)  # changes with a level that is none, by book
+    unreadable: Counter[str] = attrs.field(factory=Counter)  # what nobody else could see to break one, by book
     _kept: dict[str, KeptBook] = attrs.field(factory=dict)  # by exchange, market and native symbol
     _owners: list[KeptBook] = attrs.field(factory=list)  # the same, by index
 

@@ -11,7 +11,6 @@ import attrs
 
 from collector_trio.config import Config, Threshold
 from collector_trio.journal.space import size_text
-from collector_trio.ops.census import NOBODY
 from collector_trio.ops.status import Status, StreamStatus
 
 PLAN_MARGIN = 20  # sockets beyond the plan that are never an alert: pages, scrapes, REST
@@ -113,10 +112,13 @@ class Findings:
         return judge(in_an_hour, self.config.alerts.reconnects.alert_above, detail)
 
     def unowned_socket(self, status: Status, now: float) -> Finding:
-        """No scope owns it: a leak."""
-        leaked = [each for each in status.sockets.sockets if each.owner == NOBODY]
-        where = _some(f"fd {each.fd} {each.state} {each.local} → {each.peer or 'nobody'}" for each in leaked)
-        return judge(status.sockets.unowned, 0, f"{_many(status.sockets.unowned, 'socket')} without an owner{where}")
+        """No scope owns it: a leak, of whatever kind its descriptor is."""
+        leaks = status.fds.leaks
+        where = _some(
+            " ".join(filter(None, (f"fd {leak.fd} {leak.kind}", leak.state, leak.peer and f"{leak.local} → {leak.peer}")))
+            for leak in leaks
+        )
+        return judge(len(leaks), 0, f"{_many(len(leaks), 'file descriptor')} without an owner{where}")
 
     def off_plan(self, status: Status, now: float) -> Finding:
         """Other sessions are open than planned, for longer than a rotation takes."""
