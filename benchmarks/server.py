@@ -5,7 +5,7 @@
                                  or `lone`: 200 a second, one by one
     /feed/RATE/EVERY/stream      WebSocket: Binance spot, so many messages a second in all for as long as somebody
                                  reads; each EVERYth is a change of 40 levels, the others are trades
-    /api/v3/exchangeInfo, /api/v3/depth      what a collector asks for before and beside
+    /api/v3/exchangeInfo, /api/v3/depth, /api/v3/time      what a collector asks for before and beside
 
 Prints its two ports, plain and TLS, and ends when its standard input does.
 """
@@ -175,6 +175,8 @@ class Exchange:
                 for native, base in NATIVES.items()
             ]
             body = json.dumps({"symbols": listed}).encode()
+        elif path.endswith("/time"):
+            body = b'{"serverTime":%d}' % _now_ms()
         else:
             assert self._ring is not None
             native = query["symbol"][0]

@@ -34,7 +34,8 @@ def journal(context: click.Context, data_dir: Path, as_json: bool) -> None:
         raise CollectorError(
             f"{journal_dir(data_dir)}: no such folder; --data-dir names the folder a collector records"
         )
-    found = inspect(data_dir, load_cursor(data_dir).segment)
+    cursor = load_cursor(data_dir)
+    found = inspect(data_dir, cursor.segment, cursor.next_frame)
     totals = _totals(found)
     if as_json:
         json.dump({"data_dir": str(data_dir), **_document(found), "totals": totals}, sys.stdout)
@@ -92,7 +93,7 @@ def _print(found: JournalFound, totals: dict[str, Any]) -> None:
     console.print(table if found.segments else "No segments.")
     for segment in found.segments:
         for damage in segment.damages:
-            lost = "no frame was in it"
+            lost = "how many frames were in it is not known" if damage.unknown else "no frame was in it"
             if damage.first_missing is not None:
                 lost = f"frames {damage.first_missing}..{damage.last_missing} are missing"
             where = f"segment {segment.number}, bytes {damage.start}..{damage.end}"

@@ -115,8 +115,8 @@ class Continuity:
             track.refused(since_ns, until_ns)
 
     def unreadable(self, key: Key) -> None:
-        """A book is broken though its numbers follow, as only who reads the journal can know: a change of it has a level
-        that is none, or was in a part that is damaged. A whole book is needed.
+        """A book is broken though its numbers follow, as only who reads the journal can know: a change of it has a
+        level that is none, or was in a part that is damaged. A whole book is needed.
         """
         track = self.books.get(key)
         if track is not None and track.chain.tip is not None:

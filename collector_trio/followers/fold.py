@@ -64,6 +64,7 @@ class Fold:
         self._intake.begin()
         self._fed = 0
         self.damages: list[Damage] = []
+        self.passed_over: list[tuple[int, int]] = []  # frames that the numbers say there were
         self.first_frame: int | None = None
         self.first_ns = 0
         self.last_ns = 0
@@ -99,10 +100,15 @@ class Fold:
         """Decode and classify `frames` that no journal holds; the first has number `first`."""
         self._intake.take(Read(Speaker(exchange, (market,)), session, first, received_ns, frames))
 
+    def begin_at(self, frame: int) -> None:
+        """Know that nothing comes before number `frame`."""
+        self._next_frame = frame
+
     def _expect(self, frame: int) -> None:
         """Go on with number `frame`. The journal's numbers have no holes: those that were passed over are lost."""
         if 0 < self._next_frame < frame:
             self.unbalanced += frame - self._next_frame
+            self.passed_over.append((self._next_frame, frame - 1))
             self.damaged(f"frames {self._next_frame}..{frame - 1}: {self._problem or 'not in the journal'}")
         self._problem = ""
 

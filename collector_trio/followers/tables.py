@@ -84,6 +84,8 @@ class Tables:
             raise
 
     def _store(self, segment: Segment, number: int, fold: Fold, is_next: bool) -> bool:
+        if number == 1:
+            fold.begin_at(1)
         try:
             next_frame = fold_segment(fold, segment, number)
         except JournalError as error:
@@ -96,6 +98,8 @@ class Tables:
         for damage in damages:
             bounds = {"start": damage.start, "end": damage.end}
             self.log.error("journal damaged", segment=number, path=str(segment.path), **bounds, problem=damage.problem)
+        for first, last in fold.passed_over:
+            self.log.error("frames are not in the journal", segment=number, first_missing=first, last_missing=last)
         ns = fold.first_ns or fold.last_ns  # else nothing in it could be read
         tables = fold.take()
         # What folding took and freed goes back before writing takes as much again.

@@ -6,12 +6,13 @@ Frame numbers have no holes, so the neighbours of what cannot be read say exactl
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISFIFO
 
 import attrs
 
 from collector_trio.errors import JournalError
 from collector_trio.journal.records import Batch, Damage, Letter, read_records
-from collector_trio.journal.recover import load_numbers
+from collector_trio.journal.recover import Numbers, load_numbers
 from collector_trio.journal.segments import Segment, journal_dir, list_segments
 
 SET_ASIDE = ".damaged"
@@ -21,7 +22,7 @@ HALF_WRITTEN = ".part"
 @attrs.define
 class DamageFound:
     """Bytes `start` to `end` (of the text; not included) are no records. Frames `first_missing..last_missing` were in
-    them, or in the damage beside; None: no frame was.
+    them, or in the damage beside; None: no frame was, or (`unknown`) nothing before says how many.
     """
 
     start: int
@@ -29,6 +30,7 @@ class DamageFound:
     problem: str
     first_missing: int | None = None
     last_missing: int | None = None
+    unknown: bool = False
 
 
 @attrs.define
@@ -81,7 +83,9 @@ class Other:
 
 @attrs.define
 class JournalFound:
-    """All of it. `missing` only counts from the first segment there is: older ones go when they are old enough."""
+    """All of it. `missing` counts from the first segment there is, or the first that is not stored: older ones go when
+    they are old enough.
+    """
 
     segments: list[SegmentFound] = attrs.field(factory=list)
     missing: list[Missing] = attrs.field(factory=list)
@@ -93,16 +97,23 @@ class JournalFound:
         return not self.missing and all(segment.is_whole for segment in self.segments)
 
 
-def inspect(data_dir: Path, stored: int) -> JournalFound:
-    """Read every segment of a data dir, the running one included; the follower has stored those up to number `stored`.
+def inspect(data_dir: Path, stored: int, next_frame: int) -> JournalFound:
+    """Read every segment of a data dir, the running one included; the follower has stored those up to number `stored`,
+    and all frames below `next_frame`.
 
     Raises OSError where the folder cannot be listed.
     """
-    folder, walk = journal_dir(data_dir), _Walk()
+    folder = journal_dir(data_dir)
     segments = list_segments(folder)
+    if stored and not (segments and segments[0].number <= stored):  # the first that may not be gone
+        walk = _Walk(next=next_frame, last_number=stored)
+    elif segments and segments[0].number == 1:
+        walk = _Walk(next=1)
+    else:
+        walk = _Walk()
     for segment in segments:
         walk.take(segment, segment.number <= stored)
-    walk.end(load_numbers(data_dir).frame)
+    walk.end(load_numbers(data_dir))
     walk.found.others = _others(folder, {segment.number for segment in segments})
     return walk.found
 
@@ -114,8 +125,8 @@ def _others(folder: Path, numbers: set[int]) -> list[Other]:
             number = entry.name.partition("-")[0]
             if entry.is_symlink() and entry.name in ("current", ".current"):
                 continue
-            if entry.is_dir():
-                what = "a folder"
+            if not entry.is_file():
+                what = _kind(entry)
             elif entry.name.endswith(SET_ASIDE):
                 what = "set aside at a start: as it was when damage was found"
             elif entry.name.endswith(HALF_WRITTEN):
@@ -132,13 +143,25 @@ def _others(folder: Path, numbers: set[int]) -> list[Other]:
     return found
 
 
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """Say what is no file."""
+    if entry.is_dir():
+        return "a folder"
+    if entry.is_symlink():
+        return "a link to nothing, or to what is no file"
+    try:
+        return "a pipe" if S_ISFIFO(entry.stat(follow_symlinks=False).st_mode) else "a socket or a device"
+    except FileNotFoundError:
+        return "gone by now"
+
+
 @attrs.define
 class _Walk:
     """Follows the frame numbers through the segments."""
 
     found: JournalFound = attrs.field(factory=JournalFound)
-    _next: int | None = None
-    _last_number: int | None = None
+    _next: int | None = None  # of the frames; None: not known yet
+    _last_number: int | None = None  # of the segments
     # Since a number was last read: damage, and segments that cannot be read, or are not there.
     _suspects: list[tuple[int, DamageFound]] = attrs.field(factory=list)
     _reasons: list[str] = attrs.field(factory=list)
@@ -149,10 +172,8 @@ class _Walk:
         except FileNotFoundError:  # it was old enough
             return
         found.stored = stored
-        if self._last_number is not None and segment.number > self._last_number + 1:
-            first, last = self._last_number + 1, segment.number - 1
-            self._reasons.append(f"segment {first} is not there" if first == last else
-                                 f"segments {first}..{last} are not there")  # fmt: skip
+        if self._last_number is not None:
+            self._not_there(segment.number)
         self._last_number = segment.number
         self.found.segments.append(found)
         if found.problem is None:
@@ -195,6 +216,7 @@ class _Walk:
     def _take_batch(self, found: SegmentFound, batch: Batch) -> None:
         if self._next is not None and batch.first_frame < self._next and found.problem is None:
             found.problem = f"frame {batch.first_frame} and what follows stands in an earlier segment, too"
+            self._reasons.append(f"segment {found.number} holds what an earlier one does")
         self._reached(batch.first_frame)
         if found.first_frame is None:
             found.first_frame = batch.first_frame
@@ -211,13 +233,23 @@ class _Walk:
                 damage.first_missing, damage.last_missing = first, last
             reasons = [*self._reasons, *([f"damage: {', '.join(places)}"] if places else [])]
             self.found.missing.append(Missing(first, last, "; ".join(reasons) or "nothing says why"))
+        for _, damage in self._suspects:
+            damage.unknown = self._next is None
         self._next = max(self._next or 0, frame)
         self._suspects, self._reasons = [], []
 
-    def end(self, frame: int) -> None:
-        """Nothing follows; `frame` is the next number as the last seal, or start, wrote it down."""
+    def end(self, numbers: Numbers) -> None:
+        """Nothing follows; `numbers` are the next ones, as the last seal, or start, wrote them down."""
         if self._next is not None:
-            self._reached(frame)
+            self._not_there(numbers.segment)
+            self._reached(numbers.frame)
+
+    def _not_there(self, number: int) -> None:
+        """Take note of the segments that are not there before `number`, which comes next."""
+        first, last = (self._last_number or 0) + 1, number - 1
+        if first <= last:
+            self._reasons.append(f"segment {first} is not there" if first == last else
+                                 f"segments {first}..{last} are not there")  # fmt: skip
 
 
 def _read(segment: Segment) -> tuple[SegmentFound, bytes]:

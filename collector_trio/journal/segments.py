@@ -170,12 +170,13 @@ def list_segments(folder: Path) -> list[Segment]:
 
 def _names_in(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if not entry.is_dir()]
+        return [entry.name for entry in entries if entry.is_file()]
 
 
 def _listed(folder: Path) -> set[str]:
     """List the names in `folder`, again until two lists agree: a file that is renamed meanwhile may be in neither half
-    of a list that the kernel gives in pieces. Folders are no segments, whatever they are called.
+    of a list that the kernel gives in pieces. Folders, pipes and links to nowhere are no segments, whatever they are
+    called: opening a pipe would wait for whoever writes into it.
     """
     before = None
     while True:

@@ -115,7 +115,9 @@ class Findings:
         """No scope owns it: a leak, of whatever kind its descriptor is."""
         leaks = status.fds.leaks
         where = _some(
-            " ".join(filter(None, (f"fd {leak.fd} {leak.kind}", leak.state, leak.peer and f"{leak.local} → {leak.peer}")))
+            " ".join(
+                filter(None, (f"fd {leak.fd} {leak.kind}", leak.state, leak.peer and f"{leak.local} → {leak.peer}"))
+            )
             for leak in leaks
         )
         return judge(len(leaks), 0, f"{_many(len(leaks), 'file descriptor')} without an owner{where}")

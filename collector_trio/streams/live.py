@@ -42,8 +42,8 @@ class Live:
 
     def heed(self, unreadable: Mapping[str, int], journal: Journal) -> None:
         """Take what a follower says: so often a book (exchange, market, native symbol) was broken by what it could not
-        read, a level that is none or a damaged part of the journal. The recorder reads neither; for it the book is synced,
-        and nobody would ask for a whole one.
+        read, a level that is none or a damaged part of the journal. The recorder reads neither; for it the book is
+        synced, and nobody would ask for a whole one.
 
         It is written down as a verdict, so that both folds hear of it at the same record. What is said first is of an
         earlier run.

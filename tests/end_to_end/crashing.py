@@ -175,6 +175,7 @@ class Accepted:
 
     batches: dict[int, tuple[int, int, int]] = attrs.field(factory=dict)
     looked_at: int = 0  # segments up to here are sealed and were read
+    next_frame: int = 1
 
     def look(self, data_dir: Path) -> int:
         """Read what is whole now; return the next frame number. What was seen before must not have changed."""
@@ -186,10 +187,11 @@ class Accepted:
                 if isinstance(record, Batch):
                     said = record.received_ns, record.session, hash(tuple(record.frames))
                     assert self.batches.setdefault(record.first_frame, said) == said, "an accepted batch has changed"
+                    self.next_frame = max(self.next_frame, record.first_frame + len(record.frames))
             if not segment.is_open:
                 upto = segment.number
         self.looked_at = upto
-        return max(self.batches, default=0)
+        return self.next_frame
 
 
 def frames_in(data_dir: Path) -> int:

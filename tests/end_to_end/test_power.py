@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections import defaultdict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import attrs
 import pytest
@@ -25,7 +27,8 @@ SEGMENT_S = 6
 # The sync itself, and that of a segment sealed before it, on a busy disk under strace: far less than a segment lasts,
 # which is what it would be if only sealing synced.
 SLACK_S = 4.0
-CALLS = "write,pwrite64,fdatasync,fsync,rename,renameat,renameat2,openat,mkdir,mkdirat"
+WRITES = ("write", "writev", "pwrite64")
+CALLS = "write,writev,pwrite64,fdatasync,fsync,rename,renameat,renameat2,openat,mkdir,mkdirat"
 
 
 def can_trace() -> bool:
@@ -103,12 +106,18 @@ async def traced_run(folder: Path) -> list[Call]:
     return read_trace(folder)
 
 
+def usual_pause_s(calls: list[Call]) -> float:
+    """Return the median time from the end of one sync of the journal to the beginning of the next."""
+    syncs = [call for call in calls if call.name == "fdatasync" and "/journal/" in call.paths[0]]
+    return median(later.at - sooner.until for sooner, later in pairwise(syncs))
+
+
 def longest_unsynced_s(calls: list[Call]) -> tuple[float, int]:
     """Return for how long anything written to the journal was unsynced at most, and how many writes there were."""
     longest, writes, waiting = 0.0, 0, defaultdict[str, list[float]](list)
     for call in calls:
         path = call.paths[0]
-        if call.name in ("write", "pwrite64") and "/journal/" in path and path.endswith(".open"):
+        if call.name in WRITES and "/journal/" in path and path.endswith(".open"):
             waiting[path].append(call.until)
             writes += 1
         elif call.name in ("fdatasync", "fsync") and path in waiting:
@@ -126,6 +135,7 @@ async def test_nothing_accepted_is_unsynced_for_long_and_every_name_is_made_to_l
     print(f"{writes} writes, at most {longest_s:.3f} s unsynced")
     assert writes > 100
     assert longest_s <= SYNC_EVERY_S + SLACK_S < SEGMENT_S
+    assert usual_pause_s(calls) <= 2 * SYNC_EVERY_S
 
     folder_syncs = [call for call in calls if call.name == "fsync" and Path(call.paths[0]).is_dir()]
 
@@ -142,7 +152,7 @@ async def test_nothing_accepted_is_unsynced_for_long_and_every_name_is_made_to_l
         old, new = call.paths
         assert_lasts(call, new)
         before = [c for c in calls if c.paths[0] == old and c.until <= call.at]
-        written = [c.until for c in before if c.name == "write"]
+        written = [c.until for c in before if c.name in WRITES]
         synced = [c.at for c in before if c.name in ("fsync", "fdatasync")]
         assert written
         assert max(synced) >= max(written), f"{old} was renamed before it was synced"
@@ -151,6 +161,6 @@ async def test_nothing_accepted_is_unsynced_for_long_and_every_name_is_made_to_l
     for path, call in made.items():
         if not path.startswith(str(data_dir / "tmp")):
             assert_lasts(call, path)
-    for segment in {call.paths[0] for call in calls if call.name == "write" and call.paths[0].endswith(".open")}:
+    for segment in {call.paths[0] for call in calls if call.name in WRITES and call.paths[0].endswith(".open")}:
         if "/journal/" in segment:
             assert_lasts(min(call for call in calls if call.paths[0] == segment), segment)

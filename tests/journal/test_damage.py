@@ -3,6 +3,7 @@ recorder starts, the follower stores, the report tells. Only what was hit is los
 """
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ class Scene:
         with lock_data_dir(self.data_dir):
             recovered = recover(self.data_dir)
         assert recovered.numbers.frame == self.last_frame + 1
-        return inspect(self.data_dir, 1)
+        return inspect(self.data_dir, 1, 1)
 
     def store(self, damaged: bytes | None) -> JournalFound:
         """The same, with a follower."""
@@ -290,13 +291,27 @@ def test_a_segment_replaced_by_something_else_is_lost_whole_and_alone(
     assert place.path.read_bytes() == OTHERS[kind]
 
 
-def test_a_folder_in_a_segments_place_is_named_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("what", "put"),
+    [
+        ("a folder", Path.mkdir),
+        ("a pipe", os.mkfifo),
+        ("a link to nothing, or to what is no file", lambda path: path.symlink_to("nowhere")),
+    ],
+)
+def test_what_is_no_file_in_a_segments_place_is_named_and_left_alone(
+    what: str, put: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = scene(tmp_path, 12, monkeypatch)
     place.path.unlink()
-    place.path.mkdir()
-    found = place.store(None)
+    put(place.path)
+    with structlog.testing.capture_logs() as logs:
+        found = place.store(None)
     place.expect(found, lambda span: True)
-    assert [(other.name, other.what) for other in found.others] == [(place.path.name, "a folder")]
+    assert [(other.name, other.what) for other in found.others] == [(place.path.name, what)]
+    [said] = [line for line in logs if line["event"] == "frames are not in the journal"]
+    [missing] = found.missing
+    assert (said["first_missing"], said["last_missing"]) == (missing.first, missing.last)
     assert [missing.why for missing in found.missing] == ["segment 2 is not there"]
 
 
@@ -322,6 +337,6 @@ def test_a_crash_that_tears_the_running_segment_loses_what_was_torn_and_nothing_
     for span, *_ in place.records:
         running.write_bytes(place.whole[: span[0] + 10])
         (state_dir(tmp_path) / "numbers.json").unlink(missing_ok=True)  # it knows of no later frame than the last seal
-        found = inspect(tmp_path, 1)
+        found = inspect(tmp_path, 1, 1)
         assert found.is_whole
         assert found.segments[-1].torn_bytes == 10

@@ -74,7 +74,7 @@ def test_damage_that_hit_a_note_costs_no_frame(tmp_path: Path) -> None:
     path = segments(tmp_path)[1].path
     path.write_bytes(path.read_bytes().replace(b"#t ", b"#T ", 1).replace(b'"event":"start"', b'"event":"stort"', 1))
 
-    found = inspect(tmp_path, 0)
+    found = inspect(tmp_path, 0, 1)
 
     assert found.missing == []
     assert {damage.first_missing for damage in found.segments[1].damages} == {None}
@@ -87,9 +87,51 @@ def test_segments_that_are_gone_are_missed_but_not_those_that_were_old_enough(tm
     for path in gone:
         path.unlink()
 
-    found = inspect(tmp_path, 0)
+    found = inspect(tmp_path, 0, 1)
 
     assert [(m.first, m.last, m.why) for m in found.missing] == [(15, 28, "segments 3..4 are not there")]
+
+
+def test_what_was_in_the_first_segment_is_known_for_frames_begin_at_one(tmp_path: Path) -> None:
+    record_some(tmp_path, 2)
+    segments(tmp_path)[0].path.write_bytes(os.urandom(3000))
+
+    found = inspect(tmp_path, 0, 1)
+
+    assert [(m.first, m.last) for m in found.missing] == [(1, 7)]
+    assert {(damage.first_missing, damage.last_missing) for damage in found.segments[0].damages} == {(1, 7)}
+
+
+def test_what_was_in_the_oldest_segment_left_is_said_to_be_unknown(tmp_path: Path) -> None:
+    record_some(tmp_path, 3)
+    segments(tmp_path)[0].path.unlink()
+    segments(tmp_path)[0].path.write_bytes(b"x" * 3000)
+
+    done = call(tmp_path)
+
+    assert done.exit_code == 1
+    assert "how many frames were in it is not known" in done.stdout
+
+
+def test_segments_that_are_gone_before_they_were_stored_are_missed_to_the_last(tmp_path: Path) -> None:
+    record_some(tmp_path, 3)
+    for segment in segments(tmp_path)[:2]:
+        segment.path.unlink()
+
+    found = inspect(tmp_path, 1, 8)
+    assert [(m.first, m.last, m.why) for m in found.missing] == [(8, 14, "segment 2 is not there")]
+    segments(tmp_path)[0].path.unlink()
+    found = inspect(tmp_path, 1, 8)
+    assert [(m.first, m.last, m.why) for m in found.missing] == [(8, 21, "segments 2..3 are not there")]
+
+
+def test_the_last_segment_is_missed_by_its_number(tmp_path: Path) -> None:
+    record_some(tmp_path, 3)
+    segments(tmp_path)[2].path.unlink()
+
+    found = inspect(tmp_path, 0, 1)
+
+    assert [(m.first, m.last, m.why) for m in found.missing] == [(15, 21, "segment 3 is not there")]
 
 
 def test_an_end_that_was_cut_off_between_two_records_is_missed_too(tmp_path: Path) -> None:
@@ -98,7 +140,7 @@ def test_an_end_that_was_cut_off_between_two_records_is_missed_too(tmp_path: Pat
     data = path.read_bytes()
     path.write_bytes(data[: data.rindex(b"#b ")])
 
-    found = inspect(tmp_path, 0)
+    found = inspect(tmp_path, 0, 1)
 
     assert found.segments[1].problem == "its end is gone: no last record"
     assert [(m.first, m.last, m.why) for m in found.missing] == [(14, 14, "the end of segment 2 is gone")]
@@ -110,7 +152,7 @@ def test_what_the_end_of_the_last_segment_held_is_known_from_the_numbers_kept_be
     data = path.read_bytes()
     path.write_bytes(data[: data.rindex(b"#b ") + 20])
 
-    found = inspect(tmp_path, 0)
+    found = inspect(tmp_path, 0, 1)
 
     (damage,) = found.segments[1].damages
     assert (damage.first_missing, damage.last_missing) == (14, 14)
@@ -134,13 +176,17 @@ def test_other_files_are_named_and_left_alone(tmp_path: Path) -> None:
     (folder / "000000000009-20261123T123800Z.damaged").write_bytes(b"\0" * 10)
     (folder / "000000000001-20261123T123800Z.log.zst.4711.part").write_bytes(b"half")
     (folder / "000000000007-20261123T123800Z.log").mkdir()
+    os.mkfifo(folder / "000000000008-20261123T123800Z.open")
+    (folder / "000000000006-20261123T123800Z.log").symlink_to("nowhere")
     (folder / "current").symlink_to("000000000002-20261123T123800Z.open")
 
     done = call(tmp_path, "--json")
 
     assert done.exit_code == 0
     said = {other["name"]: (other["bytes"], other["what"]) for other in json.loads(done.stdout)["others"]}
+    assert said.pop("000000000008-20261123T123800Z.open")[1] == "a pipe"
     assert said.pop("000000000007-20261123T123800Z.log")[1] == "a folder"
+    assert said.pop("000000000006-20261123T123800Z.log")[1] == "a link to nothing, or to what is no file"
     assert said == {
         "notes.txt": (4, "not a journal"),
         "000000000009-20261123T123800Z.damaged": (10, "set aside at a start: as it was when damage was found"),
@@ -160,7 +206,7 @@ def test_a_segment_nobody_may_read_is_named(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("collector_trio.journal.segments.FileIO", forbid)
 
-    found = inspect(tmp_path, 0)
+    found = inspect(tmp_path, 0, 1)
 
     assert found.segments[1].problem == "Permission denied"
     assert [(m.first, m.last, m.why) for m in found.missing] == [(8, 14, "segment 2 cannot be read")]
@@ -171,7 +217,7 @@ def test_frames_that_stand_in_two_segments_are_told(tmp_path: Path) -> None:
     first = segments(tmp_path)[0].path
     first.with_name(first.name.replace("000000000001", "000000000003")).write_bytes(first.read_bytes())
 
-    found = inspect(tmp_path, 0)
+    found = inspect(tmp_path, 0, 1)
 
     assert found.segments[2].problem == "frame 1 and what follows stands in an earlier segment, too"
 
