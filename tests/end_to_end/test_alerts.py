@@ -216,6 +216,11 @@ async def test_a_follower_that_stands_still_and_a_journal_that_is_damaged_before
         os.kill(pid, signal.SIGCONT)
         await at.starts("unbalanced")
         await at.ends("follower_lag", "unbalanced")
+        # The follower has said which books that broke, so they were asked for again, and both folds agree from then on.
+        await at.ends("divergence")
+        stored, divergence = at.look().followers[0].stored_segment, at.look().gaps.divergence
+        await at.running.until(lambda: at.look().followers[0].stored_segment > stored + 3, "more is stored")
+        assert at.look().gaps.divergence == divergence
 
 
 def damage(data_dir: Path, number: int) -> None:
