@@ -32,7 +32,9 @@ async def recorder(folder: Path, seed: int, command: Sequence[str] = COMMAND) ->
         server: SimServer = await nursery.start(partial(serve, BUSY, seed=seed))
         config, connections = config_file(folder, server.endpoints_toml()), server.truth.connections
         async with running(config, folder / "log", command) as process:
-            await until(lambda: sum(connection.data > 100 for connection in connections) == 3, "three sockets have data")
+            await until(
+                lambda: sum(connection.data > 100 for connection in connections) == 3, "three sockets have data"
+            )
             before = sum(connection.data for connection in connections)
             yield process
             assert sum(connection.data for connection in connections) > before + 500, "the exchanges went on"

@@ -396,7 +396,7 @@ def test_a_file_that_is_no_journal_is_no_success(tmp_path: Path, shell: Shell) -
         done = replayed(shell, tmp_path / "letter.txt", into=tmp_path / "again")
 
     assert done.code == 1
-    assert logged[0]["problem"] == "not a record: b'Dear journal,'"
+    assert logged[0]["problem"] == "not a record: 'Dear journal,'"
     assert not list((tmp_path / "again").glob("**/*.parquet"))
 
 
