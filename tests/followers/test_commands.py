@@ -227,7 +227,7 @@ def test_summary_shows_people_the_same(tmp_path: Path, shell: Shell) -> None:
     ]  # fmt: skip
     equation = "21 received = 18 with rows + 3 control + 0 duplicate + 0 ignored + 0 rejected (balanced)"
     assert f"frames: {equation}" in done.out
-    assert "binance.spot/1: 1 sessions, 1 live; ended: eof 1" in done.out
+    assert "binance.spot/1: 1 session, 1 live; ended: eof 1" in done.out
     assert shell("summary", "--data-dir", journal_dir(tmp_path)).out.startswith("No rows yet.")
 
 
