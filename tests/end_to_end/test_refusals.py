@@ -133,11 +133,11 @@ def test_a_follower_on_a_read_only_file_system_says_one_clear_error(new: bool, t
     assert_one_error(done, f"{data_dir} cannot be stored into", "Read-only file system")
 
 
-@pytest.mark.parametrize("name", ["journal", "gaps", "summary"])
-@pytest.mark.parametrize("which", ["data/state", "data/journal", "data/gaps"])
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [("journal", "data/journal"), ("gaps", "data/gaps"), ("gaps", "data/state"), ("summary", "data/gaps")],
+)
 def test_a_folder_that_cannot_be_read_is_one_clear_error(name: str, which: str, tmp_path: Path) -> None:
-    if (name, which) == ("journal", "data/gaps"):
-        pytest.skip("the journal has no tables")
     data_dir, folder = tmp_path / "data", tmp_path / which
     for made in ("state", "journal", "gaps"):
         (data_dir / made).mkdir(parents=True)
