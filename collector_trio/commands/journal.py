@@ -14,10 +14,11 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from collector_trio.commands.options import data_dir_option, json_option
+from collector_trio.commands.words import counted
 from collector_trio.errors import CollectorError
 from collector_trio.followers.cursor import load_cursor
 from collector_trio.journal.report import JournalFound, SegmentFound, inspect
-from collector_trio.journal.segments import journal_dir
+from collector_trio.journal.segments import journal_dir, needing
 
 
 @click.command(epilog="Example: python -m collector_trio journal --data-dir data")
@@ -30,12 +31,13 @@ def journal(context: click.Context, data_dir: Path, as_json: bool) -> None:
     Reads every segment, also of a running collector, and changes nothing. Exit 1 if something cannot be read or is
     missing.
     """
-    if not journal_dir(data_dir).is_dir():
-        raise CollectorError(
-            f"{journal_dir(data_dir)}: no such folder; --data-dir names the folder a collector records"
-        )
-    cursor = load_cursor(data_dir)
-    found = inspect(data_dir, cursor.segment, cursor.next_frame)
+    with needing(data_dir, "read"):
+        if not journal_dir(data_dir).is_dir():
+            raise CollectorError(
+                f"{journal_dir(data_dir)}: no such folder; --data-dir names the folder a collector records"
+            )
+        cursor = load_cursor(data_dir)
+        found = inspect(data_dir, cursor.segment, cursor.next_frame)
     totals = _totals(found)
     if as_json:
         json.dump({"data_dir": str(data_dir), **_document(found), "totals": totals}, sys.stdout)
@@ -110,7 +112,7 @@ def _print(found: JournalFound, totals: dict[str, Any]) -> None:
 def _problems(segment: SegmentFound) -> str:
     said = [segment.problem] if segment.problem else []
     if segment.damages:
-        said.append(f"damaged in {_count(len(segment.damages), 'place')}")
+        said.append(f"damaged in {counted(len(segment.damages), 'place')}")
     if segment.torn_bytes:
         said.append(f"{segment.torn_bytes} bytes behind the last whole record: being written, or cut off at a start")
     return "; ".join(said)
@@ -118,22 +120,18 @@ def _problems(segment: SegmentFound) -> str:
 
 def _words(totals: dict[str, Any]) -> str:
     forms = ", ".join(f"{totals[form]:,} {form}" for form in ("open", "sealed", "packed"))
-    held = f"{_count(totals['frames'], 'frame')} in {_count(totals['batches'], 'batch', 'batches')}"
-    said = f"{_count(totals['segments'], 'segment')} ({forms}): {held}, {_count(totals['notes'], 'note')}, "
+    held = f"{counted(totals['frames'], 'frame')} in {counted(totals['batches'], 'batch', 'batches')}"
+    said = f"{counted(totals['segments'], 'segment')} ({forms}): {held}, {counted(totals['notes'], 'note')}, "
     said += f"{decimal(totals['bytes'])}; {totals['not_stored']:,} not stored yet. "
     if totals["whole"]:
         return said + "Everything can be read."
     parts = []
     if totals["damages"]:
-        parts.append(f"{_count(totals['damaged_bytes'], 'byte')} in {_count(totals['damages'], 'place')}")
+        parts.append(f"{counted(totals['damaged_bytes'], 'byte')} in {counted(totals['damages'], 'place')}")
     if totals["with_problems"]:
-        parts.append(_count(totals["with_problems"], "segment") + " with a problem")
-    missing = f"; {_count(totals['missing_frames'], 'frame')} missing." if totals["missing_frames"] else "."
+        parts.append(counted(totals["with_problems"], "segment") + " with a problem")
+    missing = f"; {counted(totals['missing_frames'], 'frame')} missing." if totals["missing_frames"] else "."
     return said + "Cannot be read: " + (", ".join(parts) or "what is not there") + missing
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _time(ns: int | None, between: str = " ") -> str:

@@ -10,6 +10,7 @@ import trio
 from collector_trio import app
 from collector_trio.commands.live import LiveTable, live_table
 from collector_trio.commands.options import Duration, config_option, json_option, load
+from collector_trio.commands.words import counted
 from collector_trio.config import Config
 from collector_trio.garbage import spare_collections
 from collector_trio.ops.log import set_up_logging
@@ -64,13 +65,14 @@ def print_report(config: Config, report: app.Report, as_json: bool) -> None:
     for stream in report.streams:
         ended = ", ".join(f"{reason} {count}" for reason, count in stream.ended.items()) or "none"
         click.echo(
-            f"  {stream.plan.name}: {stream.frames} frames in {stream.sessions} sessions "
+            f"  {stream.plan.name}: {counted(stream.frames, 'frame')} in {counted(stream.sessions, 'session')} "
             f"({stream.lived} live), disconnects: {ended}"
         )
     if not report.streams:
         click.echo("  nothing: no stream could be planned; the log says why")
     if report.frames_left:
-        click.echo(f"{report.frames_left} frames are not stored yet; the next start stores them.")
+        left = counted(report.frames_left, "frame is", "frames are")
+        click.echo(f"{left} not stored yet; the next start stores what is left.")
     if summary is None:
         click.echo(f"What has been recorded: python -m collector_trio summary --data-dir {data_dir}")
     else:

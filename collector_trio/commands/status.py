@@ -17,6 +17,7 @@ from collector_trio import app
 from collector_trio.commands.options import json_option
 from collector_trio.config import Http
 from collector_trio.errors import CollectorError, HttpFailed
+from collector_trio.journal.space import size_text
 from collector_trio.net.dial import make_ssl_context
 
 PATIENCE_S = 5.0
@@ -26,8 +27,18 @@ STATE_STYLES = {"live": "green", "parked": "bold red", "backing off": "red"}
 Document = Mapping[str, Any]
 
 
+def _refuse_folder(context: click.Context, option: click.Parameter, folder: str | None) -> None:
+    """Say what the other commands' option is here."""
+    if folder is not None:
+        raise click.UsageError(
+            "status asks a running collector, not a folder: --url says where it listens ([http] listen in its config); "
+            f"summary --data-dir {folder} says what was recorded"
+        )
+
+
 @click.command(epilog="Example: python -m collector_trio status --url http://127.0.0.1:8087")
 @click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the collector listens ([http] listen).")
+@click.option("--data-dir", hidden=True, expose_value=False, callback=_refuse_folder)
 @json_option
 def status(url: str, as_json: bool) -> None:
     """Show what a running collector is doing now: streams, sockets by owner, rates, lag, gaps, alerts."""
@@ -188,13 +199,14 @@ def _storage(document: Document) -> Iterator[RenderableType]:
 
 def _disk(journal: Document) -> str:
     """Say what is free, and for how long."""
-    left_s = journal["left_s"]
-    if left_s is None:
-        left = "it does not fill up, or is not watched for long enough to say how fast"
+    if journal["free_bytes_per_s"] is None:
+        left = "not watched for long enough yet to say how fast it fills up"
+    elif journal["left_s"] is None:
+        left = "does not fill up"
     else:
-        left = f"{left_s / 86400:.1f} days left at the present rate"
-    floor = f" (at least {decimal(journal['min_free_bytes'])} stay free)" if journal["min_free_bytes"] else ""
-    return f"disk: {decimal(journal['free_bytes'])} free{floor}; {left}"
+        left = f"{journal['left_s'] / 86400:.1f} days left at the present rate"
+    floor = f" (min_free {size_text(journal['min_free_bytes'])})" if journal["min_free_bytes"] else ""
+    return f"disk: {size_text(journal['free_bytes'])} free{floor}; {left}"
 
 
 def _follower(follower: Document) -> str:

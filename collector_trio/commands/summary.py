@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from collector_trio.commands.options import Since, data_dir_option, json_option
+from collector_trio.commands.words import counted
 from collector_trio.followers.review import HOUR_S, STOPPED, Period, Review
 from collector_trio.followers.summary import Summary, summarize
 
@@ -63,7 +64,7 @@ def print_summary(found: Summary, *, sessions: bool = True) -> None:
         _print_review(console, found.review)
     for stream in found.sessions if sessions else ():
         reasons = ", ".join(f"{reason} {count}" for reason, count in stream.reasons.items())
-        console.print(f"{stream.stream}: {stream.sessions} sessions, {stream.live} live; ended: {reasons}")
+        console.print(f"{stream.stream}: {counted(stream.sessions, 'session')}, {stream.live} live; ended: {reasons}")
     frames = found.frames
     ignored = ", ".join(f"{reason} {count:,}" for reason, count in frames.ignored_reasons.items())
     console.print(

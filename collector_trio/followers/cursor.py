@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from collector_trio.journal.segments import Segment, journal_dir, list_segments, state_dir, write_whole
+from collector_trio.journal.segments import Segment, journal_dir, list_segments, needing, state_dir, write_whole
 
 NAME = "tables"
 
@@ -78,9 +78,13 @@ def save_checkpoint(data_dir: Path, checkpoint: Checkpoint, name: str = NAME) ->
 
 @contextmanager
 def lock_cursor(data_dir: Path) -> Iterator[bool]:
-    """Try to hold the cursor, so that two followers never run; yield whether it was free."""
-    state_dir(data_dir).mkdir(parents=True, exist_ok=True)
-    fd = os.open(state_dir(data_dir) / f"{NAME}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Try to hold the cursor, so that two followers never run; yield whether it was free.
+
+    Raises CollectorError where nothing can be written into `data_dir`.
+    """
+    with needing(data_dir, "stored into"):
+        state_dir(data_dir).mkdir(parents=True, exist_ok=True)
+        fd = os.open(state_dir(data_dir) / f"{NAME}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

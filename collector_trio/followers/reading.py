@@ -7,6 +7,7 @@ that stands still none of them holds a segment that is folded here. A file that 
 has changed: look again.
 """
 
+import os
 from collections.abc import Callable, Collection
 from math import inf
 from pathlib import Path
@@ -21,7 +22,7 @@ from collector_trio.followers.columns import SCHEMAS
 from collector_trio.followers.cursor import Checkpoint, load_checkpoint, load_cursor, segments_behind
 from collector_trio.followers.publish import numbers
 from collector_trio.followers.tables import fold_at, fold_segment
-from collector_trio.journal.segments import Segment
+from collector_trio.journal.segments import Segment, needing
 from collector_trio.tables import TABLES
 
 ATTEMPTS = 5
@@ -64,8 +65,18 @@ def look(data_dir: Path, first_segment: int = 0, tables: Collection[str] = TABLE
 
 
 def _files(folder: Path) -> list[tuple[Path, int, int]]:
-    """List the files of a table, and the first and last segment of each."""
-    return [(path, *found) for path in sorted(folder.glob("**/*.parquet")) if (found := numbers(path)) is not None]
+    """List the files of a table, and the first and last segment of each. Raises OSError where a folder is unreadable,
+    which `Path.glob` would pass over.
+    """
+    paths = [Path(place, name) for place, _, names in os.walk(folder, onerror=_unless_gone) for name in names]
+    found = ((path, numbers(path)) for path in sorted(paths) if path.suffix == ".parquet")
+    return [(path, *segments) for path, segments in found if segments is not None]
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise `error`, but not where a folder is not there yet, or any more."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def open_views(picture: Picture) -> duckdb.DuckDBPyConnection:
@@ -105,26 +116,26 @@ def with_picture(
 ) -> _Result:
     """Return what `work` makes of one picture; when a file vanishes under it, of the next picture.
 
-    Raises CollectorError where `data_dir` is no folder, or its files do not stay for long enough.
+    Raises CollectorError where `data_dir` is no folder, cannot be read, or its files do not stay for long enough.
     """
-    if not data_dir.is_dir():
-        raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
-    for _ in range(ATTEMPTS):
-        try:
-            return _work_on(look(data_dir, first_segment, tables), work)
-        except FileNotFoundError as error:
-            vanished = error
+    with needing(data_dir, "read"):
+        if not data_dir.is_dir():
+            raise CollectorError(f"{data_dir}: no such folder; --data-dir names the folder a collector recorded into")
+        for _ in range(ATTEMPTS):
+            try:
+                return _work_on(look(data_dir, first_segment, tables), work)
+            except FileNotFoundError as error:
+                vanished = error
     raise CollectorError(f"{data_dir} changes faster than it can be read: {vanished}")
 
 
 def _work_on(picture: Picture, work: Callable[[Picture], _Result]) -> _Result:
     try:
         return work(picture)
-    except duckdb.IOException as error:
-        gone = [path for files in picture.files.values() for path in files if not path.exists()]
-        if not gone:
-            raise
-        raise FileNotFoundError(f"{gone[0]}: {error}") from None
+    except (duckdb.IOException, PermissionError):  # DuckDB has no kinds of it, and Polars shortens the path
+        for path in (path for files in picture.files.values() for path in files):
+            path.open("rb").close()  # raises FileNotFoundError or PermissionError, if it is one of ours
+        raise
 
 
 def with_views(

@@ -31,6 +31,7 @@ import msgspec
 from isal.isal_zlib import crc32  # zlib's own takes ten times as long
 
 FORMAT = 1
+QUOTED_BYTES = 16  # of what is no record
 
 
 class Letter(StrEnum):
@@ -169,7 +170,15 @@ def _read_one(data: bytes, position: int) -> tuple[Batch | Note, int]:
         except ValueError:
             raise ValueError(f"unknown letter {note[2].decode()!r}") from None
         return Note(letter, int(note[3]), json.loads(note[5])), end + 1
-    raise ValueError(f"not a record: {line[:60]!r}")
+    raise ValueError(f"not a record: {_quoted(line)}")
+
+
+def _quoted(line: bytes) -> str:
+    """Quote how a line begins, for people: text where it can be printed, else hex."""
+    begins = line[:QUOTED_BYTES]
+    text = begins.decode("latin-1")
+    quoted = repr(text) if text.isascii() and text.isprintable() else f"hex {begins.hex(' ')}"
+    return quoted + (" …" if len(line) > len(begins) else "")
 
 
 def _next_record(data: bytes, position: int) -> int:

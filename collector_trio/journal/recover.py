@@ -18,6 +18,7 @@ from collector_trio.journal.segments import (
     journal_dir,
     list_segments,
     make_folder,
+    needing,
     state_dir,
     sync_folder,
     write_whole,
@@ -52,13 +53,11 @@ def lock_data_dir(data_dir: Path) -> Iterator[int]:
     Raises DataDirInUse at once when another collector holds it, and CollectorError where no folder can be made, or
     nothing written into one.
     """
-    try:
+    with needing(data_dir, "recorded into"):
         for folder in (data_dir, state_dir(data_dir), journal_dir(data_dir)):
             make_folder(folder)
             _try_writing(folder)
         fd = os.open(state_dir(data_dir) / "recorder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise CollectorError(f"{data_dir} cannot be recorded into: {error}") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import zstandard
 
-from collector_trio.errors import JournalError
+from collector_trio.errors import CollectorError, JournalError
 
 SUFFIXES = (".open", ".log", ".log.zst")
 FIRST_LINE_BYTES = 65_536
@@ -81,6 +81,15 @@ def _read(file: FileIO, size: int) -> bytes:
         return file.read(size)
     except OSError as error:
         raise JournalError(Path(file.name), file.tell(), error.strerror or str(error)) from None
+
+
+@contextmanager
+def needing(data_dir: Path, done: str) -> Iterator[None]:
+    """Raise CollectorError, one sentence, where the block cannot do with `data_dir` what is to be `done`: "read"."""
+    try:
+        yield
+    except OSError as error:
+        raise CollectorError(f"{data_dir} cannot be {done}: {error}") from None
 
 
 def journal_dir(data_dir: Path) -> Path:

@@ -61,10 +61,13 @@ def _existing(folder: Path) -> Path:
 
 
 def size_text(size: int) -> str:
-    """Write a size for people: 700.0 MiB, 1.0 GiB."""
+    """Write a size for people: 1 GiB or 20 GB where it is just that, as the config may have it, else 1.5 GiB."""
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if unit <= size < 1000 * unit and size % unit == 0:
+            return f"{size // unit} {name}"
     for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (MIB, "MiB"), (2**10, "KiB")):
         if size >= unit:
-            return f"{size / unit:.1f} {name}"
+            return f"{size // unit} {name}" if size % unit == 0 else f"{size / unit:.1f} {name}"
     return f"{size} B"
 
 

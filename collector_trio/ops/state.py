@@ -310,13 +310,14 @@ class Observer:
         )
 
     def _journal(self) -> JournalStatus:
-        journal = self.parts.journal
+        journal, bytes_per_s = self.parts.journal, free_bytes_per_s(self._free)
         return JournalStatus(
             segment=journal.numbers.segment - 1,
             bytes=max(0, self._journal_bytes + journal.bytes_written),
             written_bytes=journal.bytes_written,
             free_bytes=self._free[-1][1] if self._free else None,
             min_free_bytes=self.parts.floor.bytes,
+            free_bytes_per_s=None if bytes_per_s is None else round(bytes_per_s, 3),
             left_s=left_s(self._free, self.parts.floor.bytes),
             frames_accepted=journal.numbers.frame - self.parts.first_frame,
             refusing=journal.is_refusing,
@@ -471,14 +472,19 @@ def _books(tracks: Iterable[BookTrack]) -> tuple[BookStatus, ...]:
     )
 
 
-def left_s(free: Sequence[tuple[float, int]], floor_bytes: int) -> float | None:
-    """Say in how many seconds only `floor_bytes` will be free, by the line through all looks (time, bytes): segments
-    come and go, so what is free rises and falls. None where too little is known, or where it does not become less.
+def free_bytes_per_s(free: Sequence[tuple[float, int]]) -> float | None:
+    """Say how fast what is free becomes more, by the line through all looks (time, bytes): segments come and go, so it
+    rises and falls. None while there were too few looks.
     """
-    if len(free) < LEAST_DISK_LOOKS:
-        return None
-    bytes_per_s = linear_regression(*zip(*free, strict=True)).slope
-    if bytes_per_s >= 0:
+    return linear_regression(*zip(*free, strict=True)).slope if len(free) >= LEAST_DISK_LOOKS else None
+
+
+def left_s(free: Sequence[tuple[float, int]], floor_bytes: int) -> float | None:
+    """Say in how many seconds only `floor_bytes` will be free. None where too little is known, or where what is free
+    does not become less.
+    """
+    bytes_per_s = free_bytes_per_s(free)
+    if bytes_per_s is None or bytes_per_s >= 0:
         return None
     return max(0.0, round((free[-1][1] - floor_bytes) / -bytes_per_s, 1))
 

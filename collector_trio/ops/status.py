@@ -80,8 +80,9 @@ class FdStatus:
 class JournalStatus:
     """The journal: its running segment, what it takes on the disk and what this run has written, the next numbers.
 
-    `left_s`: when only `min_free_bytes` will be free, at the rate at which the disk has filled up in the last hour,
-    whoever filled it; None while that is not known yet, or when it does not fill up. `refusal` says why it refuses.
+    `free_bytes_per_s`: how fast `free_bytes` became more in the last hour (less than 0: the disk fills up), whoever
+    filled it; None while it is not watched for long enough to say. `left_s`: when only `min_free_bytes` will be free at
+    that rate; None also where it does not fill up. `refusal` says why it refuses.
     """
 
     segment: int
@@ -89,6 +90,7 @@ class JournalStatus:
     written_bytes: int
     free_bytes: int | None
     min_free_bytes: int
+    free_bytes_per_s: float | None
     left_s: float | None
     frames_accepted: int
     refusing: bool

@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,11 @@ def write_config(folder: Path, endpoints: str, **options: Any) -> Path:
 
 
 @asynccontextmanager
-async def running(config: Path, log: Path) -> AsyncIterator[trio.Process]:
+async def running(config: Path, log: Path, command: Sequence[str] = COMMAND) -> AsyncIterator[trio.Process]:
     """Run `run` beside the block, its log in a file; whatever ends the block, the process is gone."""
     with log.open("ab") as stderr:
-        command = [*COMMAND, "run", "--config", str(config)]
-        process = await trio.lowlevel.open_process(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
+        line = [*command, "run", "--config", str(config)]
+        process = await trio.lowlevel.open_process(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
         yield process
     finally:

@@ -88,7 +88,9 @@ async def main(folder: Path, how: str) -> None:
             await recorder.until(
                 "/status.json", lambda _, status: status["followers"][0]["stored_segment"] > 1, "segments are stored"
             )
+            before_kib = resident_kib(process.pid)
             found |= await fill(recorder, server, partial(ballast.grow, leaves), data_dir)
+            found["grown_bytes"] = (resident_kib(process.pid) - before_kib) * 1024
             ballast.remove()
             before = found["accepted"]
             await recorder.until("/readyz", lambda code, _: code == 200, "ready again")
@@ -146,6 +148,12 @@ async def fill(recorder: Recorder, server: SimServer, grow: Callable[[], None], 
         "stored": stored,  # segments up to here were when it was last seen to accept
         "stored_left": left,  # which of them were still there when it was first seen to refuse
     }
+
+
+def resident_kib(pid: int) -> int:
+    """Return what the kernel says that a process has in RAM."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1])
 
 
 def numbers_in(data_dir: Path) -> list[int]:

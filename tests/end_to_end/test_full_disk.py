@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.small_disk import on_small_disk
+from tests.small_disk import MIB, on_small_disk
 
 from .crashing import ROOT
+
+AT_MOST_GROWN = 20 * MIB
 
 
 def fill(folder: Path, how: str) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def assert_reading_stopped_and_went_on(found: dict[str, Any], reason: str) -> No
     assert [said for said in reasons if said.startswith("journal: refuses") and reason in said]
     assert found["accepted_later"] == found["accepted"]  # while it was full nothing more was claimed
     assert found["sessions_later"] == found["sessions"]  # and nobody judged
+    assert found["grown_bytes"] < AT_MOST_GROWN  # from before it filled up to the end of the refusal
     assert found["struck"] == [1, 1]
     assert found["log"]["journal refuses, reading stops until there is room"] == found["log"]["journal accepts again"]
     assert found["reasons"]["reset"] == 2

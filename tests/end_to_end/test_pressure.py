@@ -1,49 +1,80 @@
-"""A process that was stopped for longer than silence is borne: its sessions live on, and nothing is missing."""
+"""Pressure: a process that stands still for longer than silence. Its sessions live on, and nothing is missing."""
 
+import random
 import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from collector_trio.sim import Scenario, SimServer, serve
+from collector_trio.sim import Fault, Scenario, SimServer, serve
 from collector_trio.streams.session import GRACE_S, SOCKET_SILENCE_S
 
-from .crashing import running, write_config
-from .recorder import NO_REST, PATIENCE_S, rows, store_what_is_left
+from .crashing import COMMAND, assert_every_frame_is_accounted_for, assert_tables_are_the_truth, running, until
+from .crashing import write_config as config_file
+from .recorder import NO_REST, rows, store_what_is_left
 
-STOPPED_S = SOCKET_SILENCE_S + GRACE_S + 2.0  # longer than a wholly silent socket is borne
-BUSY = Scenario(symbols=("BTC-USDT", "ETH-USDT"), quiet_symbols=(), trades_per_s=100.0)
+STILL_S = SOCKET_SILENCE_S + 1.0  # longer than a wholly silent socket is borne
+BUSY = Scenario(symbols=("BTC-USDT", "ETH-USDT"), quiet_symbols=(), trades_per_s=50.0)
+INSTANTS = 5  # at which each book is compared
 
 
-@pytest.mark.parametrize("stopped_s", [STOPPED_S, pytest.param(60.0, marks=pytest.mark.soak)])
-async def test_a_process_that_is_stopped_and_continued_keeps_its_sessions_and_misses_nothing(
-    stopped_s: float, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def recorder(folder: Path, seed: int, command: Sequence[str] = COMMAND) -> AsyncIterator[trio.Process]:
+    """Record into `folder`/data; the block makes the process stand still. Afterwards nothing may have come of that:
+    no session is over, and everything published is there.
+    """
     async with trio.open_nursery() as nursery:
-        server: SimServer = await nursery.start(partial(serve, BUSY, seed=3))
-        config = write_config(tmp_path, server.endpoints_toml())
-        connections = server.truth.connections
-        async with running(config, tmp_path / "log") as process:
-            with trio.fail_after(PATIENCE_S):
-                while sum(connection.data > 100 for connection in connections) < 3:  # noqa: ASYNC110
-                    await trio.sleep(0.05)
-            process.send_signal(signal.SIGSTOP)
-            await trio.sleep(stopped_s)
-            process.send_signal(signal.SIGCONT)
-            await trio.sleep(SOCKET_SILENCE_S / 2)  # all that waited is read, and every deadline was looked at
+        server: SimServer = await nursery.start(partial(serve, BUSY, seed=seed))
+        config, connections = config_file(folder, server.endpoints_toml()), server.truth.connections
+        async with running(config, folder / "log", command) as process:
+            await until(
+                lambda: sum(connection.data > 100 for connection in connections) == 3, "three sockets have data"
+            )
+            before = sum(connection.data for connection in connections)
+            yield process
+            assert sum(connection.data for connection in connections) > before + 500, "the exchanges went on"
+            await trio.sleep(3 * GRACE_S)  # all that waited is read, and every deadline was looked at
             assert len(connections) == 3
             assert all(connection.closed_ns is None for connection in connections)
+            server.inject(Fault("stall", duration_s=3600))
+            await trio.sleep(0.5)
             process.send_signal(signal.SIGTERM)
             with trio.fail_after(20):
                 assert await process.wait() == 0
         nursery.cancel_scope.cancel()
-    store_what_is_left(tmp_path / "data")
-    data_dir = tmp_path / "data"
+    data_dir = folder / "data"
+    store_what_is_left(data_dir)
     assert {reason for (reason,) in rows(data_dir, "sessions", "reason", "1", NO_REST)} == {"stopped"}
     assert not list((data_dir / "gaps").glob("**/*.parquet"))
-    columns = "max(id) - min(id) + 1 - count(*)"
-    holes = rows(data_dir, "trades", f"exchange, symbol, {columns}", "1", "true GROUP BY exchange, symbol")
-    assert len(holes) == 4
-    assert all(missing == 0 for *_, missing in holes)
+    report = assert_tables_are_the_truth(data_dir, server, seed, INSTANTS)
+    assert report.trades > 0
+    assert report.books > 0
+    assert report.open_ids == 0
+    assert_every_frame_is_accounted_for(data_dir)
+
+
+@pytest.mark.parametrize("stopped_s", [STILL_S, pytest.param(60.0, marks=pytest.mark.soak)])
+async def test_a_process_that_is_stopped_and_continued_keeps_its_sessions_and_misses_nothing(
+    stopped_s: float, tmp_path: Path
+) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    async with recorder(tmp_path, seed) as process:
+        process.send_signal(signal.SIGSTOP)
+        await trio.sleep(stopped_s)
+        process.send_signal(signal.SIGCONT)
+
+
+async def test_a_write_that_hangs_for_longer_than_silence_ends_no_session_and_misses_nothing(tmp_path: Path) -> None:
+    seed, hangs = random.randrange(10**6), tmp_path / "disk.hangs"
+    print(f"seed {seed}")
+    async with recorder(tmp_path, seed, [sys.executable, "-m", "tests.end_to_end.hanging", str(hangs)]):
+        hangs.touch()
+        await until(hangs.with_suffix(".begun").exists, "a write hangs")
+        await trio.sleep(STILL_S)
+        hangs.unlink()

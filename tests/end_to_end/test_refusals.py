@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from collector_trio.followers.publish import file_name
+
 from .crashing import COMMAND, ROOT
 from .recorder import config_text
 
@@ -44,10 +46,28 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *words: str) -> Non
 
 def run(config: Path, before: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the collector, where `before` says so in a mount namespace of its own."""
-    command = [*COMMAND, "run", "--config", str(config), "--for", "5s"]
+    return command("run", "--config", str(config), "--for", "5s", before=before)
+
+
+def command(*arguments: str, before: str | None = None) -> subprocess.CompletedProcess[str]:
+    line = [*COMMAND, *arguments]
     if before is not None:
-        command = [*IN_NAMESPACE, f'{before}; exec "$@"', "sh", *command]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        line = [*IN_NAMESPACE, f'{before}; exec "$@"', "sh", *line]
+    return execute(line)
+
+
+def without_privileges(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as somebody for whom permissions hold."""
+    line = [*COMMAND, *arguments]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("permissions do not hold for root, and there is no setpriv to be somebody else with")
+        line = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=0", *line]
+    return execute(line)
+
+
+def execute(line: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 HOLD = """
@@ -97,12 +117,41 @@ def test_a_folder_without_permission_is_one_clear_error(which: str, tmp_path: Pa
     config, folder = write_config(tmp_path), tmp_path / which
     for name in ("state", "journal"):
         (tmp_path / "data" / name).mkdir(parents=True)
-    command = [*COMMAND, "run", "--config", str(config), "--for", "5s"]
     folder.chmod(0o555)
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("permissions do not hold for root, and there is no setpriv to be somebody else with")
-        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=0", *command]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    done = without_privileges("run", "--config", str(config), "--for", "5s")
     folder.chmod(0o755)
     assert_one_error(done, str(folder), "cannot be recorded into", "Permission denied")
+
+
+@needs_mounts
+@pytest.mark.parametrize("new", [True, False], ids=["new", "recorded into before"])
+def test_a_follower_on_a_read_only_file_system_says_one_clear_error(new: bool, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir if new else data_dir / "state").mkdir(parents=True)
+    ro = f"mount --bind {tmp_path} {tmp_path}; mount -o remount,bind,ro {tmp_path}"
+    done = command("follow", "--data-dir", str(data_dir), before=ro)
+    assert_one_error(done, f"{data_dir} cannot be stored into", "Read-only file system")
+
+
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [("journal", "data/journal"), ("gaps", "data/gaps"), ("gaps", "data/state"), ("summary", "data/gaps")],
+)
+def test_a_folder_that_cannot_be_read_is_one_clear_error(name: str, which: str, tmp_path: Path) -> None:
+    data_dir, folder = tmp_path / "data", tmp_path / which
+    for made in ("state", "journal", "gaps"):
+        (data_dir / made).mkdir(parents=True)
+    folder.chmod(0o000)
+    done = without_privileges(name, "--data-dir", str(data_dir))
+    folder.chmod(0o755)
+    assert_one_error(done, f"{data_dir} cannot be read", "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["gaps", "summary"])
+def test_a_file_that_cannot_be_read_is_one_clear_error(name: str, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    file = data_dir / "gaps" / "exchange=okx" / "market=spot" / "date=2026-11-23" / "hour=00" / file_name("gaps", 1, 1)
+    file.parent.mkdir(parents=True)
+    file.touch(mode=0o000)
+    done = without_privileges(name, "--data-dir", str(data_dir))
+    assert_one_error(done, f"{data_dir} cannot be read", "Permission denied", str(file))

@@ -227,7 +227,7 @@ def test_summary_shows_people_the_same(tmp_path: Path, shell: Shell) -> None:
     ]  # fmt: skip
     equation = "21 received = 18 with rows + 3 control + 0 duplicate + 0 ignored + 0 rejected (balanced)"
     assert f"frames: {equation}" in done.out
-    assert "binance.spot/1: 1 sessions, 1 live; ended: eof 1" in done.out
+    assert "binance.spot/1: 1 session, 1 live; ended: eof 1" in done.out
     assert shell("summary", "--data-dir", journal_dir(tmp_path)).out.startswith("No rows yet.")
 
 
@@ -396,7 +396,7 @@ def test_a_file_that_is_no_journal_is_no_success(tmp_path: Path, shell: Shell) -
         done = replayed(shell, tmp_path / "letter.txt", into=tmp_path / "again")
 
     assert done.code == 1
-    assert logged[0]["problem"] == "not a record: b'Dear journal,'"
+    assert logged[0]["problem"] == "not a record: 'Dear journal,'"
     assert not list((tmp_path / "again").glob("**/*.parquet"))
 
 

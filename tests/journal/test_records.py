@@ -243,7 +243,10 @@ def test_damage_says_what_is_wrong() -> None:
         batch[:-3]: "batch of 23 bytes ends after 20",
         batch.replace(b"1.50", b"1.51"): "batch has another crc32 than its head says",
         note.replace(b"1004", b"1005"): "note has another crc32 than it says",
-        b"hello\n": "not a record: b'hello'",
+        b"hello\n": "not a record: 'hello'",
+        b"0123456789abcdefg\n": "not a record: '0123456789abcdef' …",
+        "三つ\t".encode() + b"\n": "not a record: hex e4 b8 89 e3 81 a4 09",
+        bytes(1000) + b"\n": "not a record: hex" + 16 * " 00" + " …",
         b"#t 1": "the line has no end",
     }
 

@@ -10,10 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from collector_trio.config_values import parse_size
 from collector_trio.journal import space
 from collector_trio.journal.append import Journal
 from collector_trio.journal.records import Letter
-from collector_trio.journal.space import Floor, Space, find_floor
+from collector_trio.journal.space import Floor, Space, find_floor, size_text
 
 from .writing import HandClock, inline, journal_in, notes, numbered, segments
 
@@ -57,7 +58,7 @@ async def test_reading_stops_below_the_floor_and_goes_on_when_enough_is_free_aga
             disk.free = GIB - 1
             await trio.sleep(3)
             assert not journal.append(1, clock(), [b"meanwhile"])
-            assert journal.refusal == "less than min_free (1.0 GiB) is free: 1024.0 MiB"
+            assert journal.refusal == "less than min_free (1 GiB) is free: 1024.0 MiB"
             disk.free = GIB + 1  # as much as must be is not enough to begin again
             await trio.sleep(3)
             assert journal.is_refusing
@@ -146,7 +147,7 @@ def test_a_disk_smaller_than_the_floor_keeps_a_tenth_of_itself_free(tmp_path: Pa
     huge = find_floor(tmp_path / "not" / "there" / "yet", 2**60)
     assert huge.bytes == huge.disk_bytes // 10
     assert huge.problem is not None
-    assert "min_free (1048576.0 TiB) is more than the whole disk" in huge.problem
+    assert "min_free (1048576 TiB) is more than the whole disk" in huge.problem
 
 
 async def test_a_sync_that_takes_seconds_delays_no_append(
@@ -171,3 +172,12 @@ async def test_a_sync_that_takes_seconds_delays_no_append(
             nursery.cancel_scope.cancel()
     assert len(numbered(tmp_path)) == 30
     assert syncs >= 3
+
+
+def test_sizes_are_said_as_the_config_has_them() -> None:
+    sizes = {2**30: "1 GiB", 512 * 2**20: "512 MiB", 2 * 10**9: "2 GB", 100_000: "100 kB", 0: "0 B", 1023: "1023 B"}
+    for size, text in sizes.items():
+        assert size_text(size) == text
+        assert parse_size(text) == size
+    assert size_text(3 * 2**29) == "1.5 GiB"
+    assert size_text(20_000 * 512_000 + 4096) == "9.5 GiB"

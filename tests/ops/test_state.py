@@ -18,6 +18,7 @@ from collector_trio.ops.state import (
     STUCK_FOLLOWER_S,
     STUCK_JOURNAL_S,
     Sealed,
+    free_bytes_per_s,
     left_s,
 )
 from collector_trio.streams.session import Watched
@@ -334,3 +335,10 @@ def test_the_days_that_are_left_follow_what_became_less_over_the_last_looks() ->
     assert left_s(looks[:-1], gib) is None, "too few looks"
     assert left_s([(at, free) for (at, _), (_, free) in zip(looks, reversed(looks), strict=True)], gib) is None, "more"
     assert left_s(looks, 200 * gib) == 0
+
+
+def test_a_disk_that_does_not_fill_up_is_told_from_one_that_was_not_watched_for_long_enough() -> None:
+    still = [(30.0 * n, 2**30) for n in range(LEAST_DISK_LOOKS)]
+    assert (free_bytes_per_s(still[:-1]), left_s(still[:-1], 0)) == (None, None)
+    assert (free_bytes_per_s(still), left_s(still, 0)) == (0.0, None)
+    assert free_bytes_per_s([(at, free - round(at)) for at, free in still]) == pytest.approx(-1.0)

@@ -112,6 +112,35 @@ def test_nobody_there_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str])
     assert line.startswith(f"nobody answers at http://127.0.0.1:{port} (")
 
 
+def test_a_data_dir_is_refused_with_a_word_on_what_to_ask_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["status", "--data-dir", "data"])
+    assert exit_.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "status asks a running collector, not a folder: --url says where it listens" in said
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "left_s", "words"),
+    [
+        (
+            None,
+            None,
+            "disk: 20.5 GiB free (min_free 1 GiB); not watched for long enough yet to say how fast it fills up",
+        ),
+        (0.0, None, "disk: 20.5 GiB free (min_free 1 GiB); does not fill up"),
+        (-1e5, 86400.0, "disk: 20.5 GiB free (min_free 1 GiB); 1.0 days left at the present rate"),
+    ],
+)
+async def test_it_says_what_is_free_as_the_config_does_and_for_how_long(
+    bytes_per_s: float | None, left_s: float | None, words: str, recorder: Recorder
+) -> None:
+    document = recorder.observer.look().document()
+    rate = {"free_bytes_per_s": bytes_per_s, "left_s": left_s}
+    document["journal"] |= rate | {"free_bytes": 41 * 2**29, "min_free_bytes": 2**30}
+    assert f"{words}\n" in printed(document)
+
+
 def test_a_url_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["status", "--url", "ftp://x"])
