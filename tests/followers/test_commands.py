@@ -384,8 +384,11 @@ def test_a_replay_of_a_damaged_journal_stores_the_rest_and_is_no_success(tmp_pat
     assert [(event["event"], event["segment"]) for event in logged] == [
         ("segment unreadable", 1),
         ("journal damaged", 2),
+        ("frames are not in the journal", 2),
+        ("frames are not in the journal", 2),
     ]
     assert logged[1]["path"] == str(second.path)
+    assert [(event["first_missing"], event["last_missing"]) for event in logged[2:]] == [(1, 7), (8, 11)]
     assert len(everything(again)["trades"]) == 1 + 4 + 4
 
 

@@ -70,6 +70,7 @@ def test_it_stores_what_is_sealed_reports_damage_hears_of_new_segments_and_ends_
         event = next_line(process)
         assert (event["level"], event["event"], event["path"]) == ("error", "journal damaged", str(damaged.path))
         assert event["start"] < event["end"]
+        assert next_line(process)["event"] == "frames are not in the journal"
         assert next_line(process)["segments"] == 1
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
         first.rename(first.with_suffix(".log"))

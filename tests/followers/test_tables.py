@@ -324,7 +324,9 @@ def test_a_damaged_segment_does_not_stop_the_follower_and_is_reported_with_its_b
 
     assert store(tmp_path) == 3
 
-    (event,) = [event for event in logged if event["log_level"] == "error"]
+    event, missing = [event for event in logged if event["log_level"] == "error"]
+    assert missing["event"] == "frames are not in the journal"
+    assert (missing["first_missing"], missing["last_missing"]) == (8, 11)
     assert (event["event"], event["segment"], event["path"]) == ("journal damaged", 2, str(path))
     assert text[event["start"] : event["end"]].startswith(b"#b 8 ")
     assert text[event["end"] :].startswith(b"#b 12 ")
@@ -407,7 +409,9 @@ def test_a_segment_of_which_nothing_can_be_read_is_reported_and_passed(tmp_path:
 
     store(tmp_path)
 
-    (event,) = [event for event in logged if event["log_level"] == "error"]
+    event, missing = [event for event in logged if event["log_level"] == "error"]
+    assert missing["event"] == "frames are not in the journal"
+    assert (missing["first_missing"], missing["last_missing"]) == (8, 14)
     assert (event["path"], event["start"], event["end"]) == (str(paths[1]), 0, 1000)
     assert load_cursor(tmp_path) == Cursor(3, 22)
     assert {path.split("/")[3] for path in files(tmp_path)} == {"date=2026-11-23"}  # and nothing in 1970
@@ -421,7 +425,9 @@ def test_a_compressed_segment_that_is_cut_short_is_reported_and_passed(tmp_path:
 
     assert store(tmp_path) == 3
 
-    (event,) = [event for event in logged if event["log_level"] == "error"]
+    event, missing = [event for event in logged if event["log_level"] == "error"]
+    assert missing["event"] == "frames are not in the journal"
+    assert (missing["first_missing"], missing["last_missing"]) == (8, 14)
     assert event["event"] == "segment unreadable"
     assert str(path) in event["problem"]
     assert "cut short" in event["problem"]
@@ -647,7 +653,8 @@ def test_what_the_disk_no_longer_gives_of_a_segment_is_damage_and_what_it_gave_i
 
     store(tmp_path)
 
-    (event,) = [event for event in logged if event["log_level"] == "error"]
+    event, missing = [event for event in logged if event["log_level"] == "error"]
+    assert missing["event"] == "frames are not in the journal"
     assert (event["event"], event["segment"], event["start"]) == ("journal damaged", 2, size)
     assert event["problem"] == "Input/output error"
     by_segment = {row["segment"]: row["frames"] for row in rows(tmp_path, "segments")}
