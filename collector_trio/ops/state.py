@@ -246,10 +246,9 @@ class Observer:
 
     def _stream(self, stream: Stream) -> StreamStatus:
         plan, session = stream.plan, stream.session
-        last = session or stream.last
-        heard_at = last.heard_at if last is not None else None
-        if heard_at is None and stream.last is not None:  # the present session has brought nothing yet
-            heard_at = stream.last.heard_at
+        heard_at = session.heard_at if session is not None else None
+        if heard_at is None:  # the present session has brought nothing yet, and those before may not have either
+            heard_at = stream.heard_at
         frames_per_s, bytes_per_s = self._rates(stream)
         return StreamStatus(
             name=plan.name,
