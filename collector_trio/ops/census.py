@@ -115,6 +115,7 @@ class Owners:
     _claims: dict[int, _Claim] = attrs.field(factory=dict)  # by fd
     _holders: dict[str, _Holder] = attrs.field(factory=dict)
     _first_seen: dict[tuple[int, _Inode], float] = attrs.field(factory=dict)
+    _processes: dict[tuple[int, _Inode], int | None] = attrs.field(factory=dict)  # of pidfds, as last asked
     _placed: Counter[str] = attrs.field(factory=Counter)  # in this look
     _suspects: set[tuple[int, _Inode]] = attrs.field(factory=set)  # were without an owner at the last look of `watch`
     _leaks: set[tuple[int, _Inode]] = attrs.field(factory=set)
@@ -186,6 +187,7 @@ class Owners:
             del self._claims[fd]  # a REST client's block outlives its connections
         for key in self._first_seen.keys() - here:
             del self._first_seen[key]
+            self._processes.pop(key, None)
         self._leaks &= here
         held = {fd: name for name, holder in self._holders.items() for fd in holder.fds()}
         self._placed.clear()
@@ -230,10 +232,11 @@ class Owners:
 
     def _owner_by_place(self, found: OpenFd, since: float) -> str | None:
         """Return whose it must be, by what it is and where it leads."""
+        key = found.fd, found.inode
         if found.kind in ("file", "folder"):
             return next((work.owner for work in thread_works() if work.since <= since), None)
         if found.kind == "pidfd":
-            pid = process_of(found.fd)
+            pid = self._processes[key] = process_of(found.fd) or self._processes.get(key)  # which takes a descriptor
             return next((name for name, holder in self._holders.items() if pid and holder.child() == pid), None)
         if found.kind in _DNS_KINDS or found.peer[1] == _DNS_PORT:
             return "dns"  # the C library asks over TCP when an answer is too long for UDP

@@ -4,6 +4,7 @@ The recorder is the real one, against simulated exchanges on real sockets. What 
 reconnects, the periods of the config) is made shorter here; tests/ops/test_alerts.py holds the times themselves.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -25,8 +26,9 @@ from collector_trio import app
 from collector_trio.continuity.fold import Continuity
 from collector_trio.journal.segments import journal_dir
 from collector_trio.ops import alerts as alerts_module
-from collector_trio.ops import findings, lag, state
+from collector_trio.ops import census, findings, lag, state
 from collector_trio.ops.alerts import Alerts, Change
+from collector_trio.ops.census import Fd, Owners
 from collector_trio.ops.findings import FINDERS
 from collector_trio.ops.log import set_up_logging
 from collector_trio.ops.metrics import Metrics
@@ -37,6 +39,7 @@ from collector_trio.sim.listings import binance_listing
 from collector_trio.streams import clocks, markets, supervisor
 from collector_trio.streams.session import Session
 
+from ..ops.conftest import no_descriptors_left
 from .recorder import Running, recording
 
 ONE = Scenario(symbols=("BTC-USDT",), quiet_symbols=(), markets=("spot",), trades_per_s=50.0, book_changes_per_s=50.0)
@@ -369,6 +372,44 @@ async def test_a_bug_in_looking_costs_some_looks_and_not_the_alerts(
     async with drill(tmp_path, "", symbols=("BTC-USDT", "NEW-USDT")) as at:
         await at.live()
         await at.starts("not_listed")
+
+
+async def test_a_recorder_without_descriptors_left_sees_its_leaks_and_blames_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "LOOK_EVERY_S", 0.2)
+    async with drill(tmp_path, "", segment="1s") as at:
+        await at.live()
+        with no_descriptors_left():
+            await at.starts("unowned_socket")
+            await at.running.until(lambda: not at.look().healthy, "the next segment cannot be opened")
+            assert [said.split(":")[0] for said in at.look().not_healthy] == ["journal"]
+            assert "Too many open files" in at.look().not_healthy[0]
+            assert "disk" not in at.look().not_healthy[0]
+        await at.ends("unowned_socket")
+        await at.running.until(lambda: at.look().healthy, "all is well again")
+
+
+async def test_what_watches_and_has_crashed_is_not_healthy_until_it_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(app, "WATCH_AGAIN_S", 1.0)
+    find_leaks, crashes = Owners.find_leaks, iter([True])
+
+    def crash(owners: Owners) -> list[Fd]:
+        if next(crashes, False):
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return find_leaks(owners)
+
+    monkeypatch.setattr(Owners, "find_leaks", crash)
+    async with drill(tmp_path, "") as at:
+        await at.running.until(lambda: at.running.look is not None and not at.look().healthy, "it has crashed")
+        assert at.look().not_healthy == ("watching: leaks has crashed, the log says why",)
+        await at.running.until(lambda: at.look().healthy, "it has begun again")
+        with socket.socket():
+            await at.starts("unowned_socket")
+        await at.ends("unowned_socket")
 
 
 def test_every_alert_is_drilled() -> None:

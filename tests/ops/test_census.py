@@ -1,6 +1,7 @@
 """Every file descriptor of the process has an owner, or is a leak."""
 
 import os
+import socket
 import struct
 import threading
 from collections.abc import AsyncIterator
@@ -15,7 +16,10 @@ from trio.testing import MockClock
 
 from collector_trio.ops.census import INHERITED, LOOK_EVERY_S, NOBODY, STDIO, TRIO, UNCLAIMED, Fd, Owners
 from collector_trio.ops.fds import STATES
+from collector_trio.ops.state import resident_bytes
 from collector_trio.threads import run_in_thread
+
+from .conftest import no_descriptors_left
 
 
 @asynccontextmanager
@@ -32,8 +36,8 @@ def port_of(listener: trio.SocketListener) -> int:
 
 def by_owner(owners: Owners) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for socket in owners.sockets():
-        found.setdefault(socket.owner, []).append(socket.state)
+    for each in owners.sockets():
+        found.setdefault(each.owner, []).append(each.state)
     return found
 
 
@@ -77,6 +81,22 @@ async def test_what_nobody_claimed_is_a_leak_at_the_second_look_and_said_once(ow
             assert owners.find_leaks() == []
     assert NOBODY not in by_owner(owners)
     assert owners.leaked == {"tcp": 1}
+
+
+async def test_a_leak_is_found_when_no_descriptor_is_left_to_look_with(owners: Owners) -> None:
+    process = await trio.lowlevel.open_process(["sleep", "60"])
+    with owners.holding("follower tables", list, lambda: process.pid), socket.socket() as leak:
+        owners.census()
+        with no_descriptors_left():
+            with pytest.raises(OSError, match="Too many open files"):
+                os.listdir("/proc/self/fd")
+            owners.find_leaks()
+            found = {each.fd: each.kind for each in owners.find_leaks()}
+            assert found[leak.fileno()] == "tcp"
+            assert "pidfd" not in found.values()
+            assert resident_bytes() > 0
+        process.kill()
+        await process.wait()
 
 
 async def test_what_is_claimed_between_two_looks_is_no_leak(owners: Owners) -> None:

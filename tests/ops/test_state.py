@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -243,6 +244,16 @@ async def test_watching_that_has_stopped_is_not_healthy(recorder: Recorder, auto
     await trio.sleep(20)
     [reason] = recorder.observer.look().not_healthy
     assert reason.startswith("watching: has stopped 2")
+
+
+async def test_a_watcher_that_has_crashed_is_not_healthy_until_it_begins_again(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    crashed = {"leaks"}
+    recorder.observer.parts = attrs.evolve(recorder.observer.parts, crashed=crashed)
+    assert recorder.observer.look().not_healthy == ("watching: leaks has crashed, the log says why",)
+    crashed.clear()
+    assert recorder.observer.look().healthy
 
 
 async def test_the_age_of_data_goes_on_over_sessions(recorder: Recorder, autojump_clock: MockClock) -> None:
