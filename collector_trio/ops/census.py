@@ -29,10 +29,12 @@ UNCLAIMED = "unclaimed"
 HTTP = "http"
 REST = "rest"
 WEBHOOK = "webhook"
+DNS = "dns"
 STDIO = "stdio"
 TRIO = "trio"
 INHERITED = "inherited"
 LOOK_EVERY_S = 5.0
+LOOKUP_S = 60.0  # so long may a look-up that nobody waits for any more take
 _DNS_PORT = 53
 _DNS_KINDS = ("udp", "netlink")  # what a look-up in a thread has open; nothing else here uses them
 _TRIO_KINDS = ("eventpoll", "unix")  # it waits by the one, and is woken through the other
@@ -238,8 +240,10 @@ class Owners:
         if found.kind == "pidfd":
             pid = self._processes[key] = process_of(found.fd) or self._processes.get(key)  # which takes a descriptor
             return next((name for name, holder in self._holders.items() if pid and holder.child() == pid), None)
-        if found.kind in _DNS_KINDS or found.peer[1] == _DNS_PORT:
-            return "dns"  # the C library asks over TCP when an answer is too long for UDP
+        # The C library asks over TCP when an answer is too long for UDP. Its thread may outlive the dial that asked.
+        is_asking = bool(self.dials) or self.clock() - since < LOOKUP_S
+        if (found.kind in _DNS_KINDS or found.peer[1] == _DNS_PORT) and is_asking and key not in self._leaks:
+            return DNS
         if found.kind != TCP:
             return None
         if found.local[1] in self.ports:

@@ -14,7 +14,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from collector_trio.ops.census import INHERITED, LOOK_EVERY_S, NOBODY, STDIO, TRIO, UNCLAIMED, Fd, Owners
+from collector_trio.ops.census import DNS, INHERITED, LOOK_EVERY_S, LOOKUP_S, NOBODY, STDIO, TRIO, UNCLAIMED, Fd, Owners
 from collector_trio.ops.fds import STATES
 from collector_trio.ops.state import resident_bytes
 from collector_trio.threads import run_in_thread
@@ -270,6 +270,25 @@ async def test_sockets_of_other_kinds_are_no_tcp_sockets() -> None:
         with one, other:
             assert len(owners.sockets()) == before
             assert [owner_of(each.fileno(), owners).kind for each in (datagrams, one, other)] == ["udp", "unix", "unix"]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [(socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_NETLINK, socket.SOCK_RAW)]
+)
+async def test_what_a_look_up_uses_is_a_leak_when_no_look_up_can_be_under_way(
+    owners: Owners, autojump_clock: MockClock, family: int, kind: int
+) -> None:
+    with socket.socket(family, kind) as left:
+        assert owner_of(left.fileno(), owners).owner == DNS
+        owners.dials.append(("binance.spot/1", 443))
+        await trio.sleep(LOOKUP_S)
+        assert owner_of(left.fileno(), owners).owner == DNS
+        assert owners.find_leaks() == owners.find_leaks() == []
+        owners.dials.clear()
+        assert owners.find_leaks() == []
+        assert [leak.fd for leak in owners.find_leaks()] == [left.fileno()]
+        owners.dials.append(("binance.spot/1", 443))  # a leak stays one
+        assert owner_of(left.fileno(), owners).owner == NOBODY
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "ESTABLISHED"), (7, "CLOSE"), (8, "CLOSE_WAIT"), (10, "LISTEN")])
