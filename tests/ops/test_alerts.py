@@ -99,6 +99,14 @@ def test_a_threshold_is_looked_at_as_often_as_the_config_says(scene: Scene) -> N
     assert scene.play(10) == [("ends", "sockets", 600)]
 
 
+def test_what_is_shown_is_of_the_last_look_between_two_judgements_as_well(scene: Scene) -> None:
+    scene.play(5)
+    assert scene.play(5, **scene.part("sockets", open=51)) == []
+    [shown] = [alert for alert in scene.alerts.statuses() if alert.name == "sockets"]
+    assert (shown.active, shown.value) == (False, 51)
+    assert shown.detail.startswith("51 TCP sockets")
+
+
 def test_sockets_are_no_alert_below_plan_and_twenty(scene: Scene) -> None:
     assert scene.play(600, **scene.part("sockets", open=120, sessions_planned=100, sessions_open=100)) == []
     assert (
