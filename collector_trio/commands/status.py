@@ -17,6 +17,7 @@ from collector_trio import app
 from collector_trio.commands.options import json_option
 from collector_trio.config import Http
 from collector_trio.errors import CollectorError, HttpFailed
+from collector_trio.journal.space import size_text
 from collector_trio.net.dial import make_ssl_context
 
 PATIENCE_S = 5.0
@@ -81,7 +82,7 @@ def _parts(document: Document) -> Iterator[RenderableType]:
     """Yield the report for people, from top to bottom."""
     yield (
         f"collector_trio {document['version']}, pid {document['pid']}, up {duration(document['uptime_s'])}, "
-        f"{decimal(document['memory_bytes'])} of memory, event loop at most "
+        f"{size_text(document['memory_bytes'])} of memory, event loop at most "
         f"{document['event_loop_lag_s'] * 1000:.1f} ms late. Data goes to {document['data_dir']}."
     )
     yield "Ready." if document["ready"] else "Not ready: " + "; ".join(document["not_ready"])
@@ -122,7 +123,7 @@ def _alerts(alerts: Sequence[Document]) -> Iterator[RenderableType]:
 
 def _amount(name: str, value: float) -> str:
     if name == "memory":
-        return decimal(round(value))
+        return size_text(round(value))
     return f"{value:g}/h" if name == "reconnects" else f"{value:g}"
 
 

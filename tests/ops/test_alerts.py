@@ -198,6 +198,15 @@ def test_start_and_end_are_a_line_each_with_what_was_found(scene: Scene) -> None
     ]  # fmt: skip
 
 
+def test_what_is_said_of_a_length_of_time_is_rounded(scene: Scene) -> None:
+    late = attrs.evolve(scene.status, event_loop_lag_s=5.008480937016429)
+    started = next(change for change in scene.alerts.take(late, 0.0, EPOCH_NS) if change.name == "event_loop_lag")
+    assert json.loads(message(started, late, "box"))["value"] == 5.008
+    with capture_logs() as logs:
+        log_change(LOG, started, late)
+    assert logs[0]["value"] == 5.008
+
+
 def test_a_webhook_is_told_in_words_and_in_values(scene: Scene) -> None:
     status = attrs.evolve(scene.status, not_listed=("okx spot FOO-USDT",))
     [started] = scene.alerts.take(status, 0.0, EPOCH_NS)
