@@ -70,7 +70,7 @@ from collector_trio.threads import run_in_thread
 FINISH_S = 6.0  # from the wish to stop until followers must have stored what is sealed; then they are killed
 LEAST_FINISH_S = 0.5  # for them alone, however long a slow disk has taken
 HEED_EVERY_S = 5.0
-WATCH_AGAIN_S = 30.0  # alerts that a bug has ended would say for ever that all is well
+WATCH_AGAIN_S = 30.0  # what watches and has crashed would say for ever that all is well
 SIGNS_EVERY_S = 10.0
 
 
@@ -246,6 +246,7 @@ async def _record(
                 )
                 await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
+                crashed = set[str]()
                 observer = Observer(
                     Parts(
                         config=config,
@@ -266,9 +267,10 @@ async def _record(
                         offsets=offsets,
                         alerts=watchers.alerts.statuses,
                         webhook=WebhookStatus if watchers.webhook is None else watchers.webhook.status,
+                        crashed=crashed,
                     )
                 )
-                _start_watching(recording, watchers, observer, log)
+                _start_watching(recording, watchers, observer, crashed, log)
                 async with trio.open_nursery() as supervisor:
                     for wanted in snapshots.values():
                         supervisor.start_soon(wanted.keep, around)
@@ -298,24 +300,28 @@ async def _keep_follower(child: FollowerChild, keep: Callable[[], Awaitable[None
         await keep()
 
 
-def _start_watching(nursery: trio.Nursery, watchers: Watchers, observer: Observer, log: FilteringBoundLogger) -> None:
-    nursery.start_soon(_watching, log, observer.run)
-    nursery.start_soon(_watching, log, partial(watchers.owners.watch, log))
+def _start_watching(
+    nursery: trio.Nursery, watchers: Watchers, observer: Observer, crashed: set[str], log: FilteringBoundLogger
+) -> None:
+    def start(name: str, watch: Callable[[], Awaitable[None]], *, again: bool = True) -> None:
+        nursery.start_soon(_watching, name, watch, again, crashed, log)
+
+    start("rates", observer.run)
+    start("leaks", partial(watchers.owners.watch, log))
     tell: list[Callable[[Change, Status], None]] = [partial(log_change, log)]
     if watchers.webhook is not None:
-        nursery.start_soon(_watching, log, watchers.webhook.run)
+        start("webhook", watchers.webhook.run)
         tell.append(partial(_put, watchers.webhook, platform.node()))
-    clock = observer.parts.clock
-    nursery.start_soon(_watching, log, partial(keep_watch, watchers.alerts, observer.look, clock, tell), WATCH_AGAIN_S)
-    nursery.start_soon(_watching, log, partial(_note_signs, observer.parts.journal, observer.look))
-    nursery.start_soon(_watching, log, partial(watchers.notifier.feed, observer.parts.journal))
-    nursery.start_soon(_watching, log, partial(watchers.notifier.describe, observer.look))
+    start("alerts", partial(keep_watch, watchers.alerts, observer.look, observer.parts.clock, tell))
+    start("signs", partial(_note_signs, observer.parts.journal, observer.look))
+    start("watchdog", partial(watchers.notifier.feed, observer.parts.journal))
+    start("service manager", partial(watchers.notifier.describe, observer.look))
     if watchers.port.listeners:
         site = make_site(observer.look, observer.parts.lags)
-        nursery.start_soon(_watching, log, partial(serve, watchers.port, site, watchers.owners, log))
+        start("http", partial(serve, watchers.port, site, watchers.owners, log), again=False)  # its port is closed
         log.info("http", url=watchers.port.url)
     if watchers.watch is not None:
-        nursery.start_soon(_watching, log, partial(watchers.watch, observer.look))
+        start("table", partial(watchers.watch, observer.look))
 
 
 def _webhook(config: Config, network: Network, log: FilteringBoundLogger) -> Webhook | None:
@@ -337,17 +343,21 @@ def _put(webhook: Webhook, host: str, change: Change, status: Status) -> None:
 
 
 async def _watching(
-    log: FilteringBoundLogger, watch: Callable[[], Awaitable[None]], again_s: float | None = None
+    name: str, watch: Callable[[], Awaitable[None]], again: bool, crashed: set[str], log: FilteringBoundLogger
 ) -> None:
-    """Run what only watches: a bug in it ends itself, not the recording. With `again_s` it begins again."""
+    """Run what only watches: a bug in it, or a lack of descriptors, ends itself and not the recording. With `again` it
+    begins again; until then its name is in `crashed`.
+    """
     while True:
         try:
-            await watch()
+            return await watch()
         except Exception:
-            log.exception("watching crashed")
-        if again_s is None:
+            log.exception("watching crashed", watch=name)
+        crashed.add(name)
+        if not again:
             return
-        await trio.sleep(again_s)
+        await trio.sleep(WATCH_AGAIN_S)
+        crashed.remove(name)
 
 
 def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:
@@ -355,7 +365,7 @@ def _say_refusal(log: FilteringBoundLogger, reason: str | None) -> None:
     if reason is None:
         log.info("journal accepts again")
     else:
-        log.error("journal refuses, reading stops until there is room", reason=reason)
+        log.error("journal refuses, reading stops", reason=reason)
 
 
 def _say_unreserved(log: FilteringBoundLogger, reason: str | None) -> None:

@@ -92,7 +92,7 @@ def _parts(document: Document) -> Iterator[RenderableType]:
     """Yield the report for people, from top to bottom."""
     yield (
         f"collector_trio {document['version']}, pid {document['pid']}, up {duration(document['uptime_s'])}, "
-        f"{decimal(document['memory_bytes'])} of memory, event loop at most "
+        f"{size_text(document['memory_bytes'])} of memory, event loop at most "
         f"{document['event_loop_lag_s'] * 1000:.1f} ms late. Data goes to {document['data_dir']}."
     )
     yield "Ready." if document["ready"] else "Not ready: " + "; ".join(document["not_ready"])
@@ -133,7 +133,7 @@ def _alerts(alerts: Sequence[Document]) -> Iterator[RenderableType]:
 
 def _amount(name: str, value: float) -> str:
     if name == "memory":
-        return decimal(round(value))
+        return size_text(round(value))
     return f"{value:g}/h" if name == "reconnects" else f"{value:g}"
 
 

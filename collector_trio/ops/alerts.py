@@ -62,10 +62,10 @@ class Alerts:
         changes = []
         for name, finding in self._findings.take(status, now).items():
             standing = self._standing[name]
+            standing.finding = finding  # what is shown is of now, whatever the config says of when to judge
             if now < standing.due:
                 continue
             standing.due = now + standing.every_s
-            standing.finding = finding
             if finding.too_much and standing.since_ns is None:
                 standing.since_ns = now_ns
                 changes.append(Change(name, True, now_ns, now_ns, finding))

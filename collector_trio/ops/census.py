@@ -29,10 +29,12 @@ UNCLAIMED = "unclaimed"
 HTTP = "http"
 REST = "rest"
 WEBHOOK = "webhook"
+DNS = "dns"
 STDIO = "stdio"
 TRIO = "trio"
 INHERITED = "inherited"
 LOOK_EVERY_S = 5.0
+LOOKUP_S = 60.0  # so long may a look-up that nobody waits for any more take
 _DNS_PORT = 53
 _DNS_KINDS = ("udp", "netlink")  # what a look-up in a thread has open; nothing else here uses them
 _TRIO_KINDS = ("eventpoll", "unix")  # it waits by the one, and is woken through the other
@@ -115,6 +117,7 @@ class Owners:
     _claims: dict[int, _Claim] = attrs.field(factory=dict)  # by fd
     _holders: dict[str, _Holder] = attrs.field(factory=dict)
     _first_seen: dict[tuple[int, _Inode], float] = attrs.field(factory=dict)
+    _processes: dict[tuple[int, _Inode], int | None] = attrs.field(factory=dict)  # of pidfds, as last asked
     _placed: Counter[str] = attrs.field(factory=Counter)  # in this look
     _suspects: set[tuple[int, _Inode]] = attrs.field(factory=set)  # were without an owner at the last look of `watch`
     _leaks: set[tuple[int, _Inode]] = attrs.field(factory=set)
@@ -186,6 +189,7 @@ class Owners:
             del self._claims[fd]  # a REST client's block outlives its connections
         for key in self._first_seen.keys() - here:
             del self._first_seen[key]
+            self._processes.pop(key, None)
         self._leaks &= here
         held = {fd: name for name, holder in self._holders.items() for fd in holder.fds()}
         self._placed.clear()
@@ -230,13 +234,16 @@ class Owners:
 
     def _owner_by_place(self, found: OpenFd, since: float) -> str | None:
         """Return whose it must be, by what it is and where it leads."""
+        key = found.fd, found.inode
         if found.kind in ("file", "folder"):
             return next((work.owner for work in thread_works() if work.since <= since), None)
         if found.kind == "pidfd":
-            pid = process_of(found.fd)
+            pid = self._processes[key] = process_of(found.fd) or self._processes.get(key)  # which takes a descriptor
             return next((name for name, holder in self._holders.items() if pid and holder.child() == pid), None)
-        if found.kind in _DNS_KINDS or found.peer[1] == _DNS_PORT:
-            return "dns"  # the C library asks over TCP when an answer is too long for UDP
+        # The C library asks over TCP when an answer is too long for UDP. Its thread may outlive the dial that asked.
+        is_asking = bool(self.dials) or self.clock() - since < LOOKUP_S
+        if (found.kind in _DNS_KINDS or found.peer[1] == _DNS_PORT) and is_asking and key not in self._leaks:
+            return DNS
         if found.kind != TCP:
             return None
         if found.local[1] in self.ports:

@@ -4,12 +4,14 @@ It is asked about our own descriptors one by one, not for its table of all conne
 not depend on the rest of the machine, and a socket that was reset (CLOSE), which that table does not list, is seen too.
 """
 
+import errno
 import fcntl
 import os
 import re
+import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import attrs
@@ -43,15 +45,26 @@ class OpenFd:
 
 def open_fds() -> Iterator[OpenFd]:
     """Yield what this process has open."""
-    for name in os.listdir("/proc/self/fd"):
+    for fd in _numbers():
         with suppress(OSError):  # the folder's own is gone by now, and threads open and close theirs
-            status = os.fstat(int(name))
+            status = os.fstat(fd)
             inode = status.st_dev, status.st_ino
             if stat.S_ISSOCK(status.st_mode):
-                yield _ask(int(name), inode)
+                yield _ask(fd, inode)
             else:
                 kind = next((kind for is_it, kind in _TYPES if is_it(status.st_mode)), None)
-                yield OpenFd(int(name), inode, kind or _anonymous(target_of(int(name))))
+                yield OpenFd(fd, inode, kind or _anonymous(target_of(fd)))
+
+
+def _numbers() -> Iterable[int]:
+    """Return the numbers that may be open."""
+    try:
+        return map(int, os.listdir("/proc/self/fd"))
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        # None is left to list them with. Just then a leak must be seen, and nearly all below the limit are open.
+        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def inode_of(fd: int) -> tuple[int, int] | None:

@@ -30,9 +30,9 @@ class Finding:
 
 
 def judge(value: float, limit: float, detail: str) -> Finding:
-    """Hold a value against its limit: above it is too much, it is over a tenth below."""
+    """Hold a value against its limit: above it is too much, it is over a tenth below. Said to a thousandth."""
     too_much = True if value > limit else False if value <= limit * (1 - HYSTERESIS) else None
-    return Finding(value, limit, too_much, detail)
+    return Finding(round(value, 3), limit, too_much, detail)
 
 
 @attrs.define

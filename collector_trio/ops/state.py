@@ -5,8 +5,9 @@ it remembers from the looks it takes once a second.
 """
 
 import os
+import resource
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import starmap
@@ -119,6 +120,7 @@ class Parts:
     offsets: Mapping[tuple[str, str], Offset] = attrs.field(factory=dict)
     alerts: Callable[[], tuple[AlertStatus, ...]] = tuple
     webhook: Callable[[], WebhookStatus] = WebhookStatus
+    crashed: Collection[str] = ()  # of what watches: what a bug or a lack has ended, and that has not begun again
 
 
 @attrs.define
@@ -246,10 +248,9 @@ class Observer:
 
     def _stream(self, stream: Stream) -> StreamStatus:
         plan, session = stream.plan, stream.session
-        last = session or stream.last
-        heard_at = last.heard_at if last is not None else None
-        if heard_at is None and stream.last is not None:  # the present session has brought nothing yet
-            heard_at = stream.last.heard_at
+        heard_at = session.heard_at if session is not None else None
+        if heard_at is None:  # the present session has brought nothing yet, and those before may not have either
+            heard_at = stream.heard_at
         frames_per_s, bytes_per_s = self._rates(stream)
         return StreamStatus(
             name=plan.name,
@@ -370,7 +371,7 @@ class Observer:
             if hold.venue in waiting:
                 yield f"{hold.what}: nothing is asked until {iso_time(hold.until_ns)}; {hold.text}"
         if self.parts.journal.is_refusing:
-            yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
+            yield f"journal: refuses, reading has stopped: {self.parts.journal.refusal}"
 
     def _not_healthy(self, followers: Sequence[FollowerStatus]) -> Iterable[str]:
         if self.loop_lag.worst_s > STUCK_LOOP_S:
@@ -378,7 +379,9 @@ class Observer:
         if self._first_look_at is not None and self._looked_at is not None:
             yield from self._no_progress(trio.current_time(), self._first_look_at, self._looked_at)
         if self.parts.journal.is_refusing:
-            yield f"journal: refuses, reading has stopped until there is room on the disk: {self.parts.journal.refusal}"
+            yield f"journal: refuses, reading has stopped: {self.parts.journal.refusal}"
+        for name in sorted(self.parts.crashed):
+            yield f"watching: {name} has crashed, the log says why"
         for follower in followers:
             deaths = self._deaths.get(follower.name, _Deaths())
             if deaths.is_unhealthy(is_up=follower.pid is not None, now=trio.current_time()):
@@ -426,9 +429,12 @@ def iso_time(ns: int) -> str:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has in RAM."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Return the memory that this process has in RAM; the most it ever had when no file can be opened to ask."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _clock(place: tuple[str, str], found: Offset) -> ClockStatus:

@@ -51,6 +51,7 @@ class Stream:
     plan: StreamPlan
     session: Session | None = None
     last: Session | None = None  # the one before
+    heard_at: float | None = None  # when a session that is over last brought data
     ended: Counter[str] = attrs.field(factory=Counter)
     sessions: int = 0
     lived: int = 0  # sessions that were live
@@ -197,6 +198,8 @@ def _account(stream: Stream, session: Session) -> None:
     stream.frames_before += session.frames
     stream.bytes_before += session.frame_bytes
     stream.lived += session.live_at is not None
+    if session.heard_at is not None:
+        stream.heard_at = session.heard_at
     stream.session, stream.last = None, session
 
 

@@ -4,14 +4,16 @@ The recorder is the real one, against simulated exchanges on real sockets. What 
 reconnects, the periods of the config) is made shorter here; tests/ops/test_alerts.py holds the times themselves.
 """
 
+import errno
 import json
 import os
 import shutil
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +27,9 @@ from collector_trio import app
 from collector_trio.continuity.fold import Continuity
 from collector_trio.journal.segments import journal_dir
 from collector_trio.ops import alerts as alerts_module
-from collector_trio.ops import findings, lag, state
+from collector_trio.ops import census, findings, lag, state
 from collector_trio.ops.alerts import Alerts, Change
+from collector_trio.ops.census import Fd, Owners
 from collector_trio.ops.findings import FINDERS
 from collector_trio.ops.log import set_up_logging
 from collector_trio.ops.metrics import Metrics
@@ -37,6 +40,7 @@ from collector_trio.sim.listings import binance_listing
 from collector_trio.streams import clocks, markets, supervisor
 from collector_trio.streams.session import Session
 
+from ..ops.conftest import no_descriptors_left
 from .recorder import Running, recording
 
 ONE = Scenario(symbols=("BTC-USDT",), quiet_symbols=(), markets=("spot",), trades_per_s=50.0, book_changes_per_s=50.0)
@@ -44,12 +48,38 @@ MIB = 2**20
 SHM = Path("/dev/shm")
 
 drilled: set[str] = set()
+not_drilled: dict[str, str] = {}  # why
+started: set[str] = set()  # in the present test
+ended: set[str] = set()
+
+Test = Callable[..., Awaitable[None]]
 
 
-def drills(*names: str) -> Callable[[Any], Any]:
-    """Say which alerts a test drills."""
+def drills(*names: str, unless: str | None = None) -> Callable[[Test], Test]:
+    """Say which alerts a test drills: it has to see each start and end. It is skipped with the reason `unless`."""
+    if unless is not None:
+        not_drilled.update(dict.fromkeys(names, unless))
+        return pytest.mark.skip(reason=unless)
     drilled.update(names)
-    return lambda test: test
+
+    def with_proof(test: Test) -> Test:
+        @wraps(test)
+        async def proven(*args: Any, **kwargs: Any) -> None:
+            started.clear()
+            ended.clear()
+            await test(*args, **kwargs)
+            assert set(names) <= started & ended, f"not seen: {set(names) - (started & ended)}"
+
+        return proven
+
+    return with_proof
+
+
+def no_room() -> str | None:
+    """Say why no disk can be filled up here."""
+    if not SHM.is_dir() or not os.access(SHM, os.W_OK):
+        return "no /dev/shm to fill up"
+    return "too little room in /dev/shm" if shutil.disk_usage(SHM).free < 1024 * MIB else None
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +102,6 @@ class Drill:
     """A recorder that is watched."""
 
     running: Running
-    seen: list[str] = attrs.field(factory=list)
 
     def look(self) -> Status:
         assert self.running.look is not None
@@ -92,6 +121,7 @@ class Drill:
         for name in names:
             await self.running.until(lambda name=name: self.alert(name).active, f"{name} starts")  # type: ignore[misc]
             assert self.gauges()[name] == 1, name
+            started.add(name)
 
     async def ends(self, *names: str) -> None:
         """Wait until these are over, in the metrics as well."""
@@ -100,6 +130,7 @@ class Drill:
                 lambda name=name: not self.alert(name).active, f"{name} ends ({self.alert(name).detail})"
             )
             assert self.gauges()[name] == 0, name
+            ended.add(name)
 
     def gauges(self) -> dict[str, float]:
         """Return `collector_alert` by name, as Prometheus reads it."""
@@ -252,14 +283,10 @@ async def test_a_recorder_that_takes_note_of_something_else_than_its_follower(
         await at.ends("divergence")
 
 
-@drills("disk")
-@pytest.mark.skipif(not SHM.is_dir() or not os.access(SHM, os.W_OK), reason="no /dev/shm to fill up")
+@drills("disk", unless=no_room())
 async def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     data_dir, filler = SHM / f"collector-trio-{os.getpid()}", SHM / f"collector-trio-{os.getpid()}.filler"
-    statistics = os.statvfs(SHM)
-    free = statistics.f_bavail * statistics.f_frsize
-    if free < 1024 * MIB:
-        pytest.skip("too little room in /dev/shm")
+    free = shutil.disk_usage(SHM).free
     try:
         async with drill(data_dir, 'disk = "200 MiB"', min_free=f"{free - 600 * MIB} B") as at:
             await at.live()
@@ -371,5 +398,45 @@ async def test_a_bug_in_looking_costs_some_looks_and_not_the_alerts(
         await at.starts("not_listed")
 
 
+async def test_a_recorder_without_descriptors_left_sees_its_leaks_and_blames_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "LOOK_EVERY_S", 0.2)
+    async with drill(tmp_path, "", segment="1s") as at:
+        await at.live()
+        with no_descriptors_left():
+            await at.starts("unowned_socket")
+            await at.running.until(lambda: not at.look().healthy, "the next segment cannot be opened")
+            assert [said.split(":")[0] for said in at.look().not_healthy] == ["journal"]
+            assert "Too many open files" in at.look().not_healthy[0]
+            assert "disk" not in at.look().not_healthy[0]
+        await at.ends("unowned_socket")
+        await at.running.until(lambda: at.look().healthy, "all is well again")
+
+
+async def test_what_watches_and_has_crashed_is_not_healthy_until_it_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(app, "WATCH_AGAIN_S", 1.0)
+    find_leaks, crashes = Owners.find_leaks, iter([True])
+
+    def crash(owners: Owners) -> list[Fd]:
+        if next(crashes, False):
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return find_leaks(owners)
+
+    monkeypatch.setattr(Owners, "find_leaks", crash)
+    async with drill(tmp_path, "") as at:
+        await at.running.until(lambda: at.running.look is not None and not at.look().healthy, "it has crashed")
+        assert at.look().not_healthy == ("watching: leaks has crashed, the log says why",)
+        await at.running.until(lambda: at.look().healthy, "it has begun again")
+        with socket.socket():
+            await at.starts("unowned_socket")
+        await at.ends("unowned_socket")
+
+
 def test_every_alert_is_drilled() -> None:
-    assert drilled == FINDERS.keys()
+    assert drilled | not_drilled.keys() == FINDERS.keys()
+    if not_drilled:
+        pytest.skip(f"not drilled here: {not_drilled}")

@@ -1,7 +1,10 @@
 """The parts of a recorder, without a network: streams whose sessions a test puts into any state."""
 
+import os
+import resource
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,19 @@ class Recorder:
         stream.session = session
         stream.sessions += 1
         return session
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Have the kernel give out no descriptor any more: sockets that nobody owns have taken the last."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as taken:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 9, hard))
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):
+            while True:
+                taken.enter_context(socket.socket())
+        yield
 
 
 async def _inline(work: Any) -> None:

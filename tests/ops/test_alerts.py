@@ -99,6 +99,14 @@ def test_a_threshold_is_looked_at_as_often_as_the_config_says(scene: Scene) -> N
     assert scene.play(10) == [("ends", "sockets", 600)]
 
 
+def test_what_is_shown_is_of_the_last_look_between_two_judgements_as_well(scene: Scene) -> None:
+    scene.play(5)
+    assert scene.play(5, **scene.part("sockets", open=51)) == []
+    [shown] = [alert for alert in scene.alerts.statuses() if alert.name == "sockets"]
+    assert (shown.active, shown.value) == (False, 51)
+    assert shown.detail.startswith("51 TCP sockets")
+
+
 def test_sockets_are_no_alert_below_plan_and_twenty(scene: Scene) -> None:
     assert scene.play(600, **scene.part("sockets", open=120, sessions_planned=100, sessions_open=100)) == []
     assert (
@@ -188,6 +196,15 @@ def test_start_and_end_are_a_line_each_with_what_was_found(scene: Scene) -> None
         {"event": "alert ended", "log_level": "info", "alert": "not_listed", "value": 0, "limit": 0,
          "detail": "0 symbols not listed", "lasted_s": 90.0},
     ]  # fmt: skip
+
+
+def test_what_is_said_of_a_length_of_time_is_rounded(scene: Scene) -> None:
+    late = attrs.evolve(scene.status, event_loop_lag_s=5.008480937016429)
+    started = next(change for change in scene.alerts.take(late, 0.0, EPOCH_NS) if change.name == "event_loop_lag")
+    assert json.loads(message(started, late, "box"))["value"] == 5.008
+    with capture_logs() as logs:
+        log_change(LOG, started, late)
+    assert logs[0]["value"] == 5.008
 
 
 def test_a_webhook_is_told_in_words_and_in_values(scene: Scene) -> None:

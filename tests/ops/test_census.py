@@ -1,6 +1,7 @@
 """Every file descriptor of the process has an owner, or is a leak."""
 
 import os
+import socket
 import struct
 import threading
 from collections.abc import AsyncIterator
@@ -13,9 +14,12 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from collector_trio.ops.census import INHERITED, LOOK_EVERY_S, NOBODY, STDIO, TRIO, UNCLAIMED, Fd, Owners
+from collector_trio.ops.census import DNS, INHERITED, LOOK_EVERY_S, LOOKUP_S, NOBODY, STDIO, TRIO, UNCLAIMED, Fd, Owners
 from collector_trio.ops.fds import STATES
+from collector_trio.ops.state import resident_bytes
 from collector_trio.threads import run_in_thread
+
+from .conftest import no_descriptors_left
 
 
 @asynccontextmanager
@@ -32,8 +36,8 @@ def port_of(listener: trio.SocketListener) -> int:
 
 def by_owner(owners: Owners) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for socket in owners.sockets():
-        found.setdefault(socket.owner, []).append(socket.state)
+    for each in owners.sockets():
+        found.setdefault(each.owner, []).append(each.state)
     return found
 
 
@@ -77,6 +81,22 @@ async def test_what_nobody_claimed_is_a_leak_at_the_second_look_and_said_once(ow
             assert owners.find_leaks() == []
     assert NOBODY not in by_owner(owners)
     assert owners.leaked == {"tcp": 1}
+
+
+async def test_a_leak_is_found_when_no_descriptor_is_left_to_look_with(owners: Owners) -> None:
+    process = await trio.lowlevel.open_process(["sleep", "60"])
+    with owners.holding("follower tables", list, lambda: process.pid), socket.socket() as leak:
+        owners.census()
+        with no_descriptors_left():
+            with pytest.raises(OSError, match="Too many open files"):
+                os.listdir("/proc/self/fd")
+            owners.find_leaks()
+            found = {each.fd: each.kind for each in owners.find_leaks()}
+            assert found[leak.fileno()] == "tcp"
+            assert "pidfd" not in found.values()
+            assert resident_bytes() > 0
+        process.kill()
+        await process.wait()
 
 
 async def test_what_is_claimed_between_two_looks_is_no_leak(owners: Owners) -> None:
@@ -250,6 +270,25 @@ async def test_sockets_of_other_kinds_are_no_tcp_sockets() -> None:
         with one, other:
             assert len(owners.sockets()) == before
             assert [owner_of(each.fileno(), owners).kind for each in (datagrams, one, other)] == ["udp", "unix", "unix"]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [(socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_NETLINK, socket.SOCK_RAW)]
+)
+async def test_what_a_look_up_uses_is_a_leak_when_no_look_up_can_be_under_way(
+    owners: Owners, autojump_clock: MockClock, family: int, kind: int
+) -> None:
+    with socket.socket(family, kind) as left:
+        assert owner_of(left.fileno(), owners).owner == DNS
+        owners.dials.append(("binance.spot/1", 443))
+        await trio.sleep(LOOKUP_S)
+        assert owner_of(left.fileno(), owners).owner == DNS
+        assert owners.find_leaks() == owners.find_leaks() == []
+        owners.dials.clear()
+        assert owners.find_leaks() == []
+        assert [leak.fd for leak in owners.find_leaks()] == [left.fileno()]
+        owners.dials.append(("binance.spot/1", 443))  # a leak stays one
+        assert owner_of(left.fileno(), owners).owner == NOBODY
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "ESTABLISHED"), (7, "CLOSE"), (8, "CLOSE_WAIT"), (10, "LISTEN")])

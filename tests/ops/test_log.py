@@ -40,7 +40,7 @@ def test_lines_that_cannot_be_written_end_nothing_and_are_counted_when_there_is_
     log.info("before")
     disk.full = True
     for _ in range(3):
-        log.error("journal refuses, reading stops until there is room")
+        log.error("journal refuses, reading stops")
     disk.full = False
     log.info("after")
     log.info("later")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -22,6 +23,7 @@ from collector_trio.ops.state import (
     left_s,
 )
 from collector_trio.streams.session import Watched
+from collector_trio.streams.supervisor import _account
 
 from ..streams.wires import EPOCH_NS
 from .conftest import Recorder
@@ -245,16 +247,29 @@ async def test_watching_that_has_stopped_is_not_healthy(recorder: Recorder, auto
     assert reason.startswith("watching: has stopped 2")
 
 
+async def test_a_watcher_that_has_crashed_is_not_healthy_until_it_begins_again(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    crashed = {"leaks"}
+    recorder.observer.parts = attrs.evolve(recorder.observer.parts, crashed=crashed)
+    assert recorder.observer.look().not_healthy == ("watching: leaks has crashed, the log says why",)
+    crashed.clear()
+    assert recorder.observer.look().healthy
+
+
 async def test_the_age_of_data_goes_on_over_sessions(recorder: Recorder, autojump_clock: MockClock) -> None:
     stream = recorder.add_stream("binance")
     assert recorder.observer.look().streams[0].last_data_age_s is None
     session = recorder.open_session(stream, live_at=trio.current_time())
     session._watched = {("book", "BTCUSDT"): Watched(stream.plan.subscriptions[0], heard_at=trio.current_time())}
-    stream.session, stream.last = None, session
+    _account(stream, session)
     await trio.sleep(3)
     assert recorder.observer.look().streams[0].last_data_age_s == 3.0
-    recorder.open_session(stream)  # which has brought nothing yet
-    assert recorder.observer.look().streams[0].last_data_age_s == 3.0
+    for _ in range(2):
+        refused = recorder.open_session(stream)  # which has brought nothing yet
+        assert recorder.observer.look().streams[0].last_data_age_s == 3.0
+        _account(stream, refused)  # nor ever will
+        assert recorder.observer.look().streams[0].last_data_age_s == 3.0
 
 
 async def test_the_journals_size_grows_with_what_is_written(recorder: Recorder, autojump_clock: MockClock) -> None:
