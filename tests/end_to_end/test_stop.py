@@ -68,9 +68,7 @@ async def started(*command: str, **options: int) -> AsyncIterator[trio.Process]:
 
 @asynccontextmanager
 async def recording(folder: Path) -> AsyncIterator[Rig]:
-    """Record from simulated exchanges in a process of their own; OKX's REST and the webhook of an alert are where nothing
-    is answered.
-    """
+    """Record from simulated exchanges in a process of their own; nothing answers for OKX's REST and for the webhook."""
     requests: list[str] = []
     posts: list[str] = []
 
