@@ -5,17 +5,23 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import attrs
 import click
 import trio
 
-from collector_trio.sim import BUILT_IN, run_sim
+from collector_trio.sim import BUILT_IN, Fault, Scenario, run_sim
+
+_KEYS = ", ".join(field.name for field in attrs.fields(Scenario) if field.name != "faults")
+_FAULT_KEYS = ", ".join(field.name for field in attrs.fields(Fault))
 
 
 @click.command(epilog="Example: python -m collector_trio sim --port 9000 --scenario bumpy --seed 7")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="Where to listen on loopback; default: any free port."
 )
-@click.option("--scenario", help=f"{', '.join(BUILT_IN)}, or a TOML file of faults and rates.")
+@click.option(
+    "--scenario", help=f"{', '.join(BUILT_IN)}, or a TOML file: {_KEYS}, and tables [[faults]]: {_FAULT_KEYS}."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same market.")
 @click.option(
     "--replay", multiple=True, type=click.Path(path_type=Path, exists=True),

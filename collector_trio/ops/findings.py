@@ -134,15 +134,9 @@ class Findings:
 
     def not_live(self, status: Status, now: float) -> Finding:
         """A stream brings nothing that can be relied on, or a market has no stream."""
-        ages = self._not_live.ages(self._without_life(status), now)
+        waiting = [stream.name for stream in status.streams if stream.state != "live"]
+        ages = self._not_live.ages([*status.without_stream, *waiting], now)
         return _oldest(ages, self.config.alerts.not_live_s, "every stream is live", "not live for")
-
-    def _without_life(self, status: Status) -> Iterable[str]:
-        planned = {(stream.exchange, market) for stream in status.streams for market in stream.markets}
-        for place in dict.fromkeys((record.exchange, record.market) for record in self.config.record):
-            if place not in planned:
-                yield " ".join(place)
-        yield from (stream.name for stream in status.streams if stream.state != "live")
 
     def data_age(self, status: Status, now: float) -> Finding:
         """A stream that promises data brings none, whatever its connection says."""

@@ -94,7 +94,7 @@ def _sockets(status: Status) -> Iterator[Metric]:
         "leaked_fds", "File descriptors found without an owner.", ["kind"],
         {(kind,): count for kind, count in ({TCP: 0} | status.fds.leaked).items()},
     )  # fmt: skip
-    sessions: dict[tuple[str, ...], float] = {}
+    sessions: dict[tuple[str, ...], float] = {tuple(place.split()): 0 for place in status.without_stream}
     for stream in status.streams:
         key = (stream.exchange, market_of(stream))
         sessions[key] = sessions.get(key, 0) + (stream.state in ("connecting", "live"))
@@ -104,10 +104,14 @@ def _sockets(status: Status) -> Iterator[Metric]:
 
 def _streams(status: Status) -> Iterator[Metric]:
     streams = status.streams
+    live: dict[tuple[str, ...], float] = {(place,): 0 for place in status.without_stream}
+    live |= {(stream.name,): stream.state == "live" for stream in streams}
     yield _gauges(
-        "stream_live", "1 while a stream's session is live.", ["stream"],
-        {(stream.name,): stream.state == "live" for stream in streams},
-    )  # fmt: skip
+        "stream_live",
+        "1 while a stream's session is live; 0, too, for a market that has no stream yet.",
+        ["stream"],
+        live,
+    )
     yield _gauges(
         "stream_parked", "1 when a stream crashed so often that it was given up.", ["stream"],
         {(stream.name,): stream.state == "parked" for stream in streams},

@@ -173,7 +173,9 @@ class Observer:
         streams = tuple(map(self._stream, parts.streams))
         totals = parts.follower_totals()
         rows = totals.get("rows", {})
-        not_ready, not_healthy = tuple(self._not_ready(streams)), tuple(self._not_healthy(followers))
+        without_stream = tuple(self._without_stream(streams))
+        not_ready = tuple(self._not_ready(streams, without_stream))
+        not_healthy = tuple(self._not_healthy(followers))
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -187,6 +189,7 @@ class Observer:
             memory_bytes=resident_bytes(),
             event_loop_lag_s=round(self.loop_lag.worst_s, 6),
             streams=streams,
+            without_stream=without_stream,
             holds=tuple(map(_hold, parts.holds())),
             sockets=self._sockets([found for found in census if found.kind == TCP]),
             fds=self._fds(census),
@@ -355,13 +358,16 @@ class Observer:
 
     # The probes
 
-    def _not_ready(self, streams: Sequence[StreamStatus]) -> Iterable[str]:
-        waiting: set[str] = set()
+    def _without_stream(self, streams: Sequence[StreamStatus]) -> Iterable[str]:
         planned = {(stream.exchange, market) for stream in streams for market in stream.markets}
-        for exchange, market in dict.fromkeys((each.exchange, each.market) for each in self.parts.config.record):
-            if (exchange, market) not in planned:
-                waiting.add(exchange)
-                yield f"{exchange} {market}: no stream yet; its instruments are awaited, or list none of its symbols"
+        for place in dict.fromkeys((record.exchange, record.market) for record in self.parts.config.record):
+            if place not in planned:
+                yield " ".join(place)
+
+    def _not_ready(self, streams: Sequence[StreamStatus], without_stream: Sequence[str]) -> Iterable[str]:
+        waiting = {place.split()[0] for place in without_stream}
+        for place in without_stream:
+            yield f"{place}: no stream yet; its instruments are awaited, or list none of its symbols"
         for stream in streams:
             if stream.state != "live":
                 waiting.add(stream.exchange)

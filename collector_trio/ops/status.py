@@ -187,6 +187,7 @@ class Status:
     memory_bytes: int
     event_loop_lag_s: float
     streams: tuple[StreamStatus, ...]
+    without_stream: tuple[str, ...]  # markets of the config, "okx spot"
     holds: tuple[HoldStatus, ...]
     sockets: SocketStatus
     fds: FdStatus

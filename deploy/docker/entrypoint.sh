@@ -14,7 +14,8 @@ done
 if [ "$code" -ne 2 ] || [ "${1:-run}" != run ]; then
     exit "$code"
 fi
-trap 'kill $! 2>/dev/null; exit 2' TERM INT
+# KILL, since the shell's new child, not yet `sleep`, would swallow a TERM.
+trap 'kill -KILL $! 2>/dev/null; exit 2' TERM INT
 echo "not started again before the config is corrected and the container restarted" >&2
 while :; do
     sleep 3600 &

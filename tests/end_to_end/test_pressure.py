@@ -1,4 +1,4 @@
-"""Pressure: a process that stands still for longer than silence. Its sessions live on, and nothing is missing."""
+"""Pressure: a process that stands still for longer than silence. Its sessions live on, and what is missing it says."""
 
 import random
 import signal
@@ -78,3 +78,51 @@ async def test_a_write_that_hangs_for_longer_than_silence_ends_no_session_and_mi
         await until(hangs.with_suffix(".begun").exists, "a write hangs")
         await trio.sleep(STILL_S)
         hangs.unlink()
+
+
+async def test_what_an_exchange_published_to_nobody_while_we_were_stopped_is_in_the_ledger_by_its_ids(
+    tmp_path: Path,
+) -> None:
+    """OKX ends its connections meanwhile; Binance does not, and its session lives on."""
+    data_dir = tmp_path / "data"
+    async with trio.open_nursery() as nursery:
+        server: SimServer = await nursery.start(partial(serve, BUSY, seed=3))
+        config = config_file(tmp_path, server.endpoints_toml())
+        connections = server.truth.connections
+        async with running(config, tmp_path / "log") as process:
+            await until(lambda: sum(each.data > 30 for each in connections) == 3, "three sockets have data")
+            process.send_signal(signal.SIGSTOP)
+            await trio.sleep(1.0)
+            assert server.inject(Fault("drop", target="okx")) == 2
+            await trio.sleep(STILL_S - 1.0)
+            assert len(connections) == 3
+            process.send_signal(signal.SIGCONT)
+            await until(lambda: sum(each.data > 30 for each in connections) == 5, "OKX has data again")
+            closed = [connection.exchange for connection in connections if connection.closed_ns is not None]
+            assert (len(connections), closed) == (5, ["okx", "okx"])
+            server.inject(Fault("stall", duration_s=3600))
+            await trio.sleep(0.5)  # what is on its way is read
+            process.send_signal(signal.SIGTERM)
+            with trio.fail_after(20):
+                assert await process.wait() == 0
+        nursery.cancel_scope.cancel()
+    store_what_is_left(data_dir)
+    assert_tables_are_the_truth(data_dir, server, seed=3)
+    columns = "exchange, symbol, cause, first_missing, last_missing, missing"
+    found = rows(data_dir, "gaps", columns, "exchange, symbol", "\"table\" = 'trades'")
+    assert found == [
+        ("okx", symbol, "disconnect", min(ids), max(ids), len(ids))
+        for symbol in BUSY.symbols
+        if (ids := unsent(server, symbol))
+    ]
+    assert len(found) == 2
+    ends = rows(data_dir, "sessions", "exchange, reason", "exchange, reason", NO_REST)
+    assert ends == [("binance", "stopped"), ("okx", "eof"), ("okx", "eof"), ("okx", "stopped"), ("okx", "stopped")]
+
+
+def unsent(server: SimServer, symbol: str) -> set[int]:
+    """Return the ids of OKX's trades that were published to nobody, among those that were sent."""
+    key = ("okx", "spot", "trades-all", symbol)
+    sent = {entry.fact.number for entry in server.truth.sent if entry.fact.key == key}
+    published = {fact.number for fact in server.truth.facts[key]}
+    return {number for number in published - sent if min(sent) < number < max(sent)}

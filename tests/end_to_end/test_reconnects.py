@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What a session may leave behind at most, by the lower end of the 95 % confidence interval: less than one object of
-# Python, and next to nothing of what C code has allocated. What is resident also has what allocators keep for later,
-# and creeps up a little while the heap fragments. A kept connection is 24 000 bytes, with TLS 92 000.
-AT_MOST = {"python_blocks": 1.0, "allocated_bytes": 50.0, "resident_bytes": 500.0}
+# Growth per session, as a slope and half the width of its 95 % confidence interval. How wide that may be, so that a run
+# too noisy to tell anything does not pass; the runs in docs/connections.md were at most 0.3, 32 and 90.
+WIDEST = {"python_blocks": 1.0, "allocated_bytes": 100.0, "resident_bytes": 240.0}
+# Where the lower end may be at most: what C code has allocated is not distinguishable from zero. Of Python's blocks one
+# run of those had 0.1, so less than one object for every second session. What is resident also has what allocators
+# keep for later, and creeps up a little while the heap fragments.
+AT_MOST = {"python_blocks": 0.5, "allocated_bytes": 0.0, "resident_bytes": 500.0}
 
 
 def reconnect(sessions: int, timeout_s: float) -> dict[str, Any]:
@@ -55,4 +58,5 @@ def test_ten_thousand_reconnects_of_any_kind_leave_what_is_planned_and_memory_as
     ].keys()
     for name, most in AT_MOST.items():
         slope, margin = result["over_the_last_half"][name]["per_session"]
+        assert margin <= WIDEST[name], name
         assert slope - margin <= most, name

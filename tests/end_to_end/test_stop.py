@@ -22,6 +22,7 @@ from .recorder import PATIENCE_S, config_text, store_what_is_left
 
 STOP_S = 10.0
 SYNC_S = 0.25  # of the slow disk: sealing a segment takes six
+ACTIVE_ALERT = 'memory = { normal = "..1 B", alert_above = "2 B", every = "1s" }'
 SLOW_DISK = f"""
 import os, sys, time
 for name in ("fsync", "fdatasync"):
@@ -42,6 +43,7 @@ class Rig:
     exchanges: trio.Process
     data_dir: Path
     hung_requests: list[str]
+    hung_posts: list[str]
 
     async def until(self, condition: Callable[[], object]) -> None:
         with trio.fail_after(PATIENCE_S):
@@ -66,16 +68,21 @@ async def started(*command: str, **options: int) -> AsyncIterator[trio.Process]:
 
 @asynccontextmanager
 async def recording(folder: Path) -> AsyncIterator[Rig]:
-    """Record from simulated exchanges in a process of their own; OKX's REST is somewhere where nothing is answered."""
-    heard: list[str] = []
+    """Record from simulated exchanges in a process of their own; nothing answers for OKX's REST and for the webhook."""
+    requests: list[str] = []
+    posts: list[str] = []
 
-    async def never_answers(peer: Peer) -> None:
-        await peer.read_head()
-        heard.append(peer.request.split()[1].decode())
-        await silence(peer)
+    def never_answers(heard: list[str]) -> Callable[[Peer], Awaitable[None]]:
+        async def script(peer: Peer) -> None:
+            await peer.read_head()
+            heard.append(peer.request.split()[1].decode())
+            await silence(peer)
+
+        return script
 
     async with AsyncExitStack() as stack:
-        hanging = await stack.enter_async_context(serving(never_answers))
+        hanging = await stack.enter_async_context(serving(never_answers(requests)))
+        webhook = await stack.enter_async_context(serving(never_answers(posts)))
         exchanges = await stack.enter_async_context(started(*COMMAND, "sim", stdout=subprocess.PIPE))
         assert exchanges.stdout is not None
         endpoints = ""
@@ -85,11 +92,12 @@ async def recording(folder: Path) -> AsyncIterator[Rig]:
         assert okx is not None
         endpoints = endpoints.replace(okx[0], re.sub(r'rest = "[^"]*"', f'rest = "http://127.0.0.1:{hanging}"', okx[0]))
         config = folder / "config.toml"
-        config.write_text(config_text(folder / "data", endpoints, segment="10s"))
+        alerts = f'[alerts]\nwebhook = "http://127.0.0.1:{webhook}/"\n{ACTIVE_ALERT}\n'
+        config.write_text(config_text(folder / "data", endpoints, segment="10s", store=alerts))
         with (folder / "log").open("wb") as log:
             command = [sys.executable, "-c", SLOW_DISK, "run", "--config", str(config)]
             process = await stack.enter_async_context(started(*command, stdout=subprocess.DEVNULL, stderr=log.fileno()))
-        yield Rig(process, exchanges, folder / "data", heard)
+        yield Rig(process, exchanges, folder / "data", requests, posts)
 
 
 async def peers_hang(rig: Rig) -> None:
@@ -107,7 +115,16 @@ async def a_request_hangs(rig: Rig) -> None:
     await rig.until(lambda: rig.hung_requests)
 
 
-HINDRANCES: list[Callable[[Rig], Awaitable[None]]] = [a_request_hangs, the_follower_is_stuck, peers_hang]
+async def the_webhook_hangs(rig: Rig) -> None:
+    await rig.until(lambda: rig.hung_posts)
+
+
+HINDRANCES: list[Callable[[Rig], Awaitable[None]]] = [
+    a_request_hangs,
+    the_webhook_hangs,
+    the_follower_is_stuck,
+    peers_hang,
+]
 
 
 def batches_in(data_dir: Path) -> int:
@@ -133,6 +150,7 @@ async def test_a_stop_waits_for_nobody_and_all_that_was_received_is_on_the_disk(
     entries = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     [stopped] = [entry for entry in entries if entry["event"] == "stopped"]
     assert stopped["frames"] > 20
+    assert [entry["left"] for entry in entries if entry["event"] == "webhook not told of everything"] == [1]
     assert frames_in(rig.data_dir) >= stopped["frames"]  # whole books by REST are frames, too
     assert not [segment for segment in list_segments(journal_dir(rig.data_dir)) if segment.is_open]
     assert not [entry for entry in entries if "leak" in entry["event"]]

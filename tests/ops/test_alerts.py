@@ -136,8 +136,8 @@ def test_a_relay_of_short_outages_is_no_stream_that_is_not_live(scene: Scene) ->
 
 
 def test_a_market_without_streams_is_not_live(scene: Scene) -> None:
-    assert scene.play(125, streams=scene.status.streams[:1]) == []
-    assert scene.play(5, streams=scene.status.streams[:1])[0][:2] == ("starts", "not_live")
+    assert scene.play(125, without_stream=("okx spot",)) == []
+    assert scene.play(5, without_stream=("okx spot",))[0][:2] == ("starts", "not_live")
     assert "okx spot" in next(alert.detail for alert in scene.alerts.statuses() if alert.active)
 
 

@@ -91,6 +91,22 @@ async def test_values_are_those_of_the_status(recorder: Recorder, autojump_clock
             assert ("collector_sockets", ("owner", owner), ("state", state)) in values
 
 
+async def test_a_market_without_streams_is_a_stream_that_is_not_live(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    metrics = fill(recorder)
+
+    def gauges(name: str) -> dict[tuple[str, ...], float]:
+        families = {family.name: family for family in parse(metrics.render("")[0].decode())}
+        return {tuple(sample.labels.values()): sample.value for sample in families[name].samples}
+
+    assert gauges("collector_stream_live") == {("okx spot",): 0, ("binance.spot/1",): 1}
+    assert gauges("collector_open_sessions") == {("okx", "spot"): 0, ("binance", "spot"): 1}
+    recorder.open_session(recorder.add_stream("okx"), live_at=0.0)
+    assert gauges("collector_stream_live") == {("binance.spot/1",): 1, ("okx.public/1",): 1}
+    assert gauges("collector_open_sessions") == {("binance", "spot"): 1, ("okx", "spot"): 1}
+
+
 async def test_every_alert_is_there_whether_it_is_active_or_not(recorder: Recorder, autojump_clock: MockClock) -> None:
     metrics, observer = fill(recorder), recorder.observer
 
