@@ -90,7 +90,7 @@ async def test_the_page_and_the_live_table_show_active_alerts_and_nothing_in_the
     recorder: Recorder,
 ) -> None:
     observer = recorder.observer
-    observer.parts.unlisted["okx", "spot"] = ("okx spot <b>",)  # type: ignore[index]  # a dict, in tests
+    recorder.unlisted["okx", "spot"] = ("okx spot <b>",)
     site = make_site(observer.look, {})
     async with serving(site, observer.parts.owners) as port, httpx.AsyncClient() as client:
         assert "No alerts." in (await client.get(f"http://127.0.0.1:{port}/")).text
