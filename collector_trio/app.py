@@ -19,7 +19,7 @@ import random
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -198,7 +198,6 @@ async def _record(
     floor = find_floor(data_dir, config.store.min_free_bytes)
     if floor.problem is not None:
         log.warning("min_free", problem=floor.problem)
-    unlisted: dict[tuple[str, str], Sequence[str]] = {}
     offsets: dict[tuple[str, str], Offset] = {}
     bell, finish, sealed, lags = Bell(), trio.Event(), Sealed(), {name: LagHistogram() for name in EXCHANGES}
     for segment in segments_behind(data_dir, load_cursor(data_dir).segment):  # what the last run left to be stored
@@ -241,9 +240,7 @@ async def _record(
                 recording.start_soon(_tick, journal, clock, log)
                 snapshots = _snapshots(config)
                 maintenance = _maintenance(config)
-                around = _surroundings(
-                    config, watchers.owners, journal, clock, log, live, snapshots, lags, maintenance, unlisted
-                )
+                around = _surroundings(config, watchers.owners, journal, clock, log, live, snapshots, lags, maintenance)
                 await recording.start(_space(config, floor, journal, log).run)
                 recording.start_soon(_heed, data_dir, live, journal)
                 crashed = set[str]()
@@ -263,7 +260,8 @@ async def _record(
                         continuity=live.continuity,
                         follower_totals=lambda: load_head(data_dir).totals,
                         holds=lambda: around.gates.holds,
-                        unlisted=unlisted,
+                        unlisted=around.unlisted,
+                        unanswered=around.unanswered,
                         offsets=offsets,
                         alerts=watchers.alerts.statuses,
                         webhook=WebhookStatus if watchers.webhook is None else watchers.webhook.status,
@@ -433,7 +431,6 @@ def _surroundings(
     snapshots: Mapping[tuple[str, str], Snapshots],
     lags: Mapping[str, LagHistogram],
     maintenance: Mapping[str, Maintenance],
-    unlisted: MutableMapping[tuple[str, str], Sequence[str]],
 ) -> Surroundings:
     network = attrs.evolve(open_network(config), owners=owners)
     return Surroundings(
@@ -449,7 +446,6 @@ def _surroundings(
         snapshots=snapshots,
         observe_lag={name: lag.observe_ns for name, lag in lags.items()},
         session_ended={name: asked.session_ended for name, asked in maintenance.items()},
-        unlisted=unlisted,
     )
 
 

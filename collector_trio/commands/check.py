@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import click
@@ -26,7 +27,10 @@ from collector_trio.net.proxies import choose_proxy, parse_proxy
 from collector_trio.plan import Plan, StreamPlan, make_plan
 from collector_trio.streams.clocks import EVERY_S, clocks
 from collector_trio.streams.listing import Listing, fetch_listing, keep_listing, load_listing
+from collector_trio.streams.maintenance import ASK_EVERY_S
 from collector_trio.streams.markets import REFRESH_EVERY_S, rest_url
+
+MAINTENANCE = "maintenance"
 
 Market = tuple[str, str]
 
@@ -58,7 +62,7 @@ def check(config_path: Path, online: bool, as_json: bool) -> None:
         json.dump(_document(config, plan, listings, unknown, problems), sys.stdout)
         click.echo()
     else:
-        _print(config, plan, listings, unknown, problems)
+        _print(config, plan, listings, unknown, problems, online=online)
     if problems:
         raise SystemExit(1)
 
@@ -94,9 +98,10 @@ def _share_problems(config: Config, plan: Plan) -> list[str]:
 
 def _proxy_problems(config: Config, plan: Plan) -> list[str]:
     problems = []
-    for stream in plan.streams:
+    urls = [stream.url for stream in plan.streams] + [poll["url"] for poll in _polls(config)]
+    for url in [*urls, *filter(None, [config.alerts.webhook])]:
         try:
-            _through(config, stream.url)
+            _through(config, url)
         except ConnectionEnded as ended:
             problems.append(str(ended))
     return list(dict.fromkeys(problems))
@@ -113,6 +118,12 @@ def _through_or_none(config: Config, url: str) -> str:
     with suppress(ConnectionEnded):
         return _through(config, url)
     return ""
+
+
+def _webhook(config: Config) -> dict[str, str | None] | None:
+    """Name the webhook by its host: what stands behind is often a secret. None where nobody is told of alerts."""
+    url = config.alerts.webhook
+    return {"host": urlsplit(url).hostname, "proxy": _through_or_none(config, url) or None} if url else None
 
 
 def _kept(config: Config, markets: list[Market]) -> dict[Market, Listing]:
@@ -180,6 +191,7 @@ def _document(
         ],
         "snapshots": _snapshots(config, plan),
         "polls": _polls(config),
+        "webhook": _webhook(config),
         "problems": problems,
     }
 
@@ -211,14 +223,20 @@ def _snapshots(config: Config, plan: Plan) -> list[dict[str, Any]]:
 
 
 def _polls(config: Config) -> list[dict[str, Any]]:
-    """Say what is asked of REST again and again, how often, and what of which budget it takes."""
+    """Say what is asked of REST again and again, how often at most, and what of which budget it takes."""
+    markets = list(dict.fromkeys((record.exchange, record.market) for record in config.record))
     wanted = [
         ("instruments", EXCHANGES[name], market, market, EXCHANGES[name].instruments_request(market), REFRESH_EVERY_S)
-        for name, market in dict.fromkeys((record.exchange, record.market) for record in config.record)
+        for name, market in markets
     ]
     wanted += [
         ("time", exchange, market, named, exchange.time_request(market), EVERY_S)
         for exchange, market, named in clocks(config, EXCHANGES)
+    ]
+    wanted += [
+        (MAINTENANCE, EXCHANGES[name], market, "all", request, ASK_EVERY_S)
+        for name, market in {record.exchange: record.market for record in config.record}.items()
+        if (request := EXCHANGES[name].maintenance_request()) is not None
     ]
     return [
         {
@@ -226,6 +244,7 @@ def _polls(config: Config) -> list[dict[str, Any]]:
             "exchange": exchange.NAME,
             "market": named,
             "url": rest_url(config, exchange, market) + request.path,
+            "proxy": _through_or_none(config, rest_url(config, exchange, market)) or None,
             "every_s": every_s,
             "weight": request.weight,
             "budget": str(exchange.limits(market).weight.share(config.limits.share)),
@@ -236,7 +255,13 @@ def _polls(config: Config) -> list[dict[str, Any]]:
 
 
 def _print(
-    config: Config, plan: Plan, listings: Mapping[Market, Listing], unknown: list[Market], problems: list[str]
+    config: Config,
+    plan: Plan,
+    listings: Mapping[Market, Listing],
+    unknown: list[Market],
+    problems: list[str],
+    *,
+    online: bool,
 ) -> None:
     click.echo(f"{config.source} is valid. Data goes to {config.collector.data_dir}.")
     for (name, market), listing in listings.items():
@@ -244,8 +269,8 @@ def _print(
     for name, market in unknown:
         symbols = ", ".join(s for r in config.record if (r.exchange, r.market) == (name, market) for s in r.symbols)
         click.echo(
-            f"{name} {market}: instruments are not known yet, so {symbols} and their sockets could not be checked; "
-            "use --online, or run once"
+            f"{name} {market}: instruments are not known yet, so {symbols} and their sockets could not be checked"
+            + ("" if online else "; use --online, or run once")
         )
     for stream in plan.streams:
         through = _through_or_none(config, stream.url)
@@ -267,9 +292,16 @@ def _print(
     polls = _polls(config)
     click.echo("\npolls:")
     for poll in polls:
-        cost = f"weight {poll['weight']} every {poll['every_s']:g} s, of {poll['budget']} in the pool {poll['pool']}"
+        every = f"every {poll['every_s']:g} s" + (" at most, when sessions end" if poll["what"] == MAINTENANCE else "")
+        cost = f"weight {poll['weight']} {every}, of {poll['budget']} in the pool {poll['pool']}"
         named = f"{poll['exchange']} {poll['market']}"
-        click.echo(f"  {named:13} {poll['what']:11} {poll['url']} ({cost})")
+        through = f"  through {poll['proxy']}" if poll["proxy"] else ""
+        click.echo(f"  {named:13} {poll['what']:11} {poll['url']} ({cost}){through}")
+    webhook = _webhook(config)
+    if webhook is None:
+        click.echo("\nno webhook: alerts are in the log, in `status` and in the metrics only")
+    else:
+        click.echo(f"\nwebhook: {webhook['host']}" + (f"  through {webhook['proxy']}" if webhook["proxy"] else ""))
     known = "" if not unknown else " for the markets whose instruments are known"
     click.echo(f"\n{len(plan.streams)} sockets{known}, {len(polls)} polls.")
     for problem in problems:

@@ -54,7 +54,7 @@ def status(url: str, as_json: bool) -> None:
     if not console.is_terminal:
         console.width = 120
     for part in _parts(document):
-        console.print(part, soft_wrap=isinstance(part, str))
+        console.print(part, soft_wrap=isinstance(part, str | Text))
 
 
 async def _ask(url: str) -> bytes:
@@ -95,9 +95,9 @@ def _parts(document: Document) -> Iterator[RenderableType]:
         f"{size_text(document['memory_bytes'])} of memory, event loop at most "
         f"{document['event_loop_lag_s'] * 1000:.1f} ms late. Data goes to {document['data_dir']}."
     )
-    yield "Ready." if document["ready"] else "Not ready: " + "; ".join(document["not_ready"])
+    yield "Ready." if document["ready"] else _reasons("Not ready", document["not_ready"])
     if not document["healthy"]:
-        yield "Not healthy: " + "; ".join(document["not_healthy"])
+        yield _reasons("Not healthy", document["not_healthy"])
     for hold in document["holds"]:
         what = f"{hold['venue']} {hold['host']}".strip()
         yield f"Nothing is asked of {what} until {hold['until']}: {hold['reason']}"
@@ -114,6 +114,11 @@ def _parts(document: Document) -> Iterator[RenderableType]:
         states = ", ".join(f"{count} {state}" for state, count in book["states"].items() if count)
         broken = f"; not synced: {_some(book['not_synced'])}" if book["not_synced"] else ""
         yield f"books {book['exchange']} {book['market']}: {states}{broken}"
+
+
+def _reasons(what: str, reasons: Sequence[str]) -> str:
+    """Say the first beside the word, and each other one on its own line."""
+    return "\n".join(f"{what}: {reason}" if not n else f"  {reason}" for n, reason in enumerate(reasons)) or what
 
 
 def _alerts(alerts: Sequence[Document]) -> Iterator[RenderableType]:

@@ -134,7 +134,8 @@ class Continuity:
         """The exchange says that it is in maintenance: so that is why sessions that ended just now did."""
         for track in (*self.trades.values(), *self.books.values()):
             if track.exchange == exchange and track.reason is not None and track.reason.cause is Cause.DISCONNECT:
-                track.happened(Reason(Cause.MAINTENANCE, f"{track.reason.detail}; announced: {notice}"))
+                detail = f"{track.reason.detail}; announced: {notice}"  # the same end, better explained
+                track.reason = Reason(Cause.MAINTENANCE, detail)
 
     def tick(self, ns: int) -> None:
         """A second has passed: who was waited for long enough is waited for no more, and old notices mean nothing."""

@@ -29,10 +29,22 @@ class Cause(StrEnum):
 
 @attrs.frozen
 class Reason:
-    """A cause, and what there is to say about it."""
+    """A cause, and what there is to say about it. `earlier` is the lighter one that it has taken the place of."""
 
     cause: Cause
     detail: str = ""
+    earlier: str = ""
+
+    def outweighing(self, before: "Reason") -> "Reason":
+        """Return this with what went before it: the first of all, for an outage can be longer than what ended it."""
+        if before.earlier or before.cause is self.cause:
+            return attrs.evolve(self, earlier=before.earlier)
+        return attrs.evolve(self, earlier="after " + ": ".join(filter(None, (before.cause, before.detail))))
+
+    @property
+    def told(self) -> "Reason":
+        """The same as it is in the ledger: what went before is part of the detail."""
+        return Reason(self.cause, "; ".join(filter(None, (self.detail, self.earlier))))
 
 
 @attrs.frozen

@@ -53,26 +53,31 @@ class Track:
         since_ns, until_ns = self.refused_ns
         ran = self.reason is None or self.reason.cause is not Cause.PROCESS_DOWN
         if ran and from_ns is not None and to_ns is not None and from_ns < until_ns and to_ns > since_ns:
-            return self._backpressure()
+            if self.reason is None or self.reason.cause is not Cause.BACKPRESSURE:
+                return self._backpressure()
+            return self.reason.told
         if self.reason is not None:
-            return self.reason
+            return self.reason.told
         if rejected is not None and rejected[0] > self.last_frame:
             return Reason(Cause.REJECT, f"frame {rejected[0]}: {rejected[1]}")
         return Reason(Cause.SKIPPED)
 
     def _why_left(self, found: Reason) -> Reason:
         """Return why something is missing that a session could have brought which has just ended."""
-        return self.reason if found.cause is Cause.SKIPPED and self.reason is not None else found
+        return self.reason.told if found.cause is Cause.SKIPPED and self.reason is not None else found
 
     def happened(self, reason: Reason) -> None:
         """Take note of what may be why the next item does not follow.
 
         That nothing ran explains more than that the disk was full, and that more than that a session ended, of which
-        an announced end explains more than those that follow it.
+        an announced end explains more than those that follow it. What is outweighed may have lasted longer, so it is
+        told too.
         """
         order = (Cause.DISCONNECT, Cause.MAINTENANCE, Cause.DAMAGE, Cause.BACKPRESSURE, Cause.PROCESS_DOWN)
-        if self.reason is None or order.index(reason.cause) >= order.index(self.reason.cause):
+        if self.reason is None:
             self.reason = reason
+        elif order.index(reason.cause) >= order.index(self.reason.cause):
+            self.reason = reason.outweighing(self.reason)
 
     @property
     def is_pending(self) -> bool:

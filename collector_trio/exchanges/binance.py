@@ -6,6 +6,7 @@ from https://developers.binance.com/docs/derivatives (USD-M futures; change log 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -81,7 +82,7 @@ def limits(market: str) -> Limits:
 def used_weight(headers: Mapping[str, str]) -> int | None:
     """Every answer says what this address has used in the current minute of the exchange's clock."""
     used = headers.get("X-MBX-USED-WEIGHT-1M", "")
-    return int(used) if used.isascii() and used.isdigit() else None
+    return int(used) if re.fullmatch("[0-9]{1,9}", used) else None
 
 
 def maintenance_request() -> Request | None:

@@ -4,6 +4,7 @@ closed.
 The only place in the package that opens a TCP connection; a simulated network takes its place as a `Connector`.
 """
 
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -111,8 +112,15 @@ def describe(error: BaseException) -> str:
     """Say what happened to a socket in the system's or TLS's words, which Trio's errors only carry as their cause."""
     while not isinstance(error, OSError) and error.__cause__ is not None:
         error = error.__cause__
-    causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error,)
-    return ", ".join(dict.fromkeys(str(cause) or type(cause).__name__ for cause in causes))
+    if isinstance(error.__cause__, ExceptionGroup):  # of all addresses; Trio repeats each in its text
+        return ", ".join(dict.fromkeys(_words(cause) for cause in error.__cause__.exceptions))
+    return str(error) or type(error).__name__
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 @contextmanager

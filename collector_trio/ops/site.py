@@ -1,7 +1,7 @@
 """What is answered at each address of the HTTP port. Everything is read-only, and made of one look."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -19,7 +19,7 @@ _PAGE = """<!doctype html>
 <style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2em; }}</style></head>
 <body><h1>collector_trio {version}</h1>
 <p>{words}</p>
-{alerts}<ul>
+{reasons}{alerts}<ul>
 <li><a href="/status.json">/status.json</a>: what it is doing now (also: <code>python -m collector_trio status</code>)
 <li><a href="/metrics">/metrics</a>: for Prometheus
 <li><a href="/healthz">/healthz</a>: 200 while it makes progress
@@ -36,7 +36,9 @@ def make_site(look: Callable[[], Status], lags: Mapping[str, LagHistogram]) -> S
         status = look()
         live = sum(stream.state == "live" for stream in status.streams)
         words = f"{'Ready' if status.ready else 'Not ready'}: {live} of {len(status.streams)} streams live."
-        html = _PAGE.format(version=status.version, words=words, alerts=_alerts(status))
+        html = _PAGE.format(
+            version=status.version, words=words, reasons=_items(status.not_ready), alerts=_alerts(status)
+        )
         return HTMLResponse(html, headers=_NOT_KEPT)
 
     async def status_json(request: Request) -> Response:
@@ -66,10 +68,15 @@ def make_site(look: Callable[[], Status], lags: Mapping[str, LagHistogram]) -> S
 
 
 def _alerts(status: Status) -> str:
-    """List the active alerts; what they say may quote a peer."""
+    """List the active alerts."""
     active = [f"{alert.name}, since {alert.since}: {alert.detail}" for alert in status.alerts if alert.active]
-    items = "".join(f"<li>{escape(line)}\n" for line in active)
-    return f"<h2>Alerts</h2>\n<ul>\n{items}</ul>\n" if items else "<p>No alerts.</p>\n"
+    return f"<h2>Alerts</h2>\n{_items(active)}" if active else "<p>No alerts.</p>\n"
+
+
+def _items(lines: Sequence[str]) -> str:
+    """List `lines`, where there are any; they may quote a peer."""
+    items = "".join(f"<li>{escape(line)}\n" for line in lines)
+    return f"<ul>\n{items}</ul>\n" if items else ""
 
 
 _NOT_KEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}

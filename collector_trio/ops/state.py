@@ -99,7 +99,8 @@ class Parts:
     {"rows": {"trades binance spot": n, "inexact": n}, "gaps": {"trades disconnect": n}, "missing": {"trades": n},
     "rejects": {reason: n}, "divergence": n, "unbalanced": n}
 
-    `unlisted` by exchange and market: what of the config is not listed; `offsets` what clocks were found to differ by.
+    `unlisted` by exchange and market: what of the config is not listed; `unanswered` why the exchange has not said what
+    it lists; `offsets` what clocks were found to differ by.
     """
 
     config: Config
@@ -117,6 +118,7 @@ class Parts:
     follower_totals: Callable[[], Mapping[str, Any]]
     holds: Callable[[], Sequence[Hold]] = tuple  # what venues do not want to be asked now
     unlisted: Mapping[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)
+    unanswered: Mapping[tuple[str, str], str] = attrs.field(factory=dict)
     offsets: Mapping[tuple[str, str], Offset] = attrs.field(factory=dict)
     alerts: Callable[[], tuple[AlertStatus, ...]] = tuple
     webhook: Callable[[], WebhookStatus] = WebhookStatus
@@ -367,7 +369,8 @@ class Observer:
     def _not_ready(self, streams: Sequence[StreamStatus], without_stream: Sequence[str]) -> Iterable[str]:
         waiting = {place.split()[0] for place in without_stream}
         for place in without_stream:
-            yield f"{place}: no stream yet; its instruments are awaited, or list none of its symbols"
+            exchange, _, market = place.partition(" ")
+            yield f"{place}: no stream yet; {self._why_none(exchange, market)}"
         for stream in streams:
             if stream.state != "live":
                 waiting.add(stream.exchange)
@@ -378,6 +381,18 @@ class Observer:
                 yield f"{hold.what}: nothing is asked until {iso_time(hold.until_ns)}; {hold.text}"
         if self.parts.journal.is_refusing:
             yield f"journal: refuses, reading has stopped: {self.parts.journal.refusal}"
+
+    def _why_none(self, exchange: str, market: str) -> str:
+        """Say why nothing of a market is planned."""
+        problem = self.parts.unanswered.get((exchange, market))
+        if problem is not None:
+            return f"its instruments cannot be had: {problem}"
+        if (exchange, market) not in self.parts.unlisted:
+            return "its instruments are awaited"
+        records = [each for each in self.parts.config.record if (each.exchange, each.market) == (exchange, market)]
+        wanted = {symbol for record in records for symbol in record.symbols}
+        none = len(self.parts.unlisted[exchange, market]) >= len(wanted)
+        return "none of its symbols is listed" if none else "it is about to begin"
 
     def _not_healthy(self, followers: Sequence[FollowerStatus]) -> Iterable[str]:
         if self.loop_lag.worst_s > STUCK_LOOP_S:

@@ -21,6 +21,7 @@ from collector_trio.streams.supervisor import Surroundings
 
 FIRST_S = 15.0  # after the start: instruments and snapshots come first
 EVERY_S = 300.0
+MISSES = 3  # in a row, then what was found says nothing any more
 RESOLUTION_NS = 1_000_000  # they say milliseconds
 
 
@@ -58,15 +59,41 @@ async def keep_offsets(
     around: Surroundings,
     offsets: MutableMapping[tuple[str, str], Offset],
 ) -> NoReturn:
-    """Ask all of `wanted` rarely, and put what was found into `offsets` (by exchange and market), until cancelled."""
+    """Ask all of `wanted` rarely, and put what was found into `offsets` (by exchange and market), until cancelled. What
+    could not be found anew `MISSES` times in a row is dropped.
+    """
     await trio.sleep(FIRST_S)
+    async with trio.open_nursery() as nursery:
+        for exchange, market, named in wanted:  # each alone: one may have to wait until its ban is over
+            nursery.start_soon(_keep_offset, config, exchange, market, named, around, offsets)
+    raise AssertionError("the nursery ends by cancellation only")
+
+
+async def _keep_offset(
+    config: Config,
+    exchange: Exchange,
+    market: str,
+    named: str,
+    around: Surroundings,
+    offsets: MutableMapping[tuple[str, str], Offset],
+) -> NoReturn:
+    misses = 0
     while True:
-        for exchange, market, named in wanted:
-            try:
-                offsets[exchange.NAME, named] = await _ask(config, exchange, market, around)
-            except (HttpFailed, BadAnswer) as error:
-                around.log.debug("no time", exchange=exchange.NAME, market=named, reason=str(error))
-        await trio.sleep(EVERY_S)
+        begun, found = trio.current_time(), None
+        try:
+            with trio.move_on_after(EVERY_S):
+                found = await _ask(config, exchange, market, around)
+        except (HttpFailed, BadAnswer) as error:
+            around.log.debug("no time", exchange=exchange.NAME, market=named, reason=str(error))
+        except Exception:  # as with streams: a bug here must not end what others record
+            around.log.exception("clock crashed", exchange=exchange.NAME, market=named)
+        if found is not None:
+            offsets[exchange.NAME, named], misses = found, 0
+        else:
+            misses += 1
+            if misses >= MISSES:
+                offsets.pop((exchange.NAME, named), None)
+        await trio.sleep_until(begun + EVERY_S)
 
 
 async def _ask(config: Config, exchange: Exchange, market: str, around: Surroundings) -> Offset:

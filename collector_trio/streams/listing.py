@@ -98,7 +98,7 @@ def heed_weight(exchange: Exchange, market: str, answer: HttpAnswer, weight: Bud
 
 async def obtain_listing(exchange: Exchange, market: str, base_url: str, around: Surroundings) -> Listing:
     """Ask until there is an answer, with the streams' backoff. Says once that there is none, and once that there is one
-    again.
+    again; meanwhile `around.unanswered` has the last reason.
     """
     log = around.log.bind(exchange=exchange.NAME, market=market)
     gate, weight = around.gates.get(exchange.NAME), weight_budget(exchange, market, around)
@@ -114,9 +114,11 @@ async def obtain_listing(exchange: Exchange, market: str, base_url: str, around:
             around.journal.note(Letter.FAILED, facts | {"reason": str(error)})
             report = log.debug if failed else log.warning
             report("no instruments", reason=str(error))
+            around.unanswered[exchange.NAME, market] = str(error)
             failed = True
             await trio.sleep(delay_s)
         else:
+            around.unanswered.pop((exchange.NAME, market), None)
             log.info("instruments", listed=len(listing.instruments))
             return listing
     raise AssertionError("a backoff does not end")

@@ -94,6 +94,7 @@ class Surroundings:
     snapshots: Mapping[tuple[str, str], Want]
     observe_lag: Mapping[str, Callable[[int], None]] = attrs.field(factory=dict)  # by exchange
     unlisted: MutableMapping[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)  # of the config, by market
+    unanswered: MutableMapping[tuple[str, str], str] = attrs.field(factory=dict)  # by market: why it has no instruments
     session_ended: Mapping[str, Callable[[], None]] = attrs.field(factory=dict)  # by exchange: who wants to hear of it
     gates: Gates = attrs.field(
         init=False,

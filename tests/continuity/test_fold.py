@@ -233,6 +233,17 @@ def test_a_book_breaks_because_nothing_ran() -> None:
     assert book.row().cause is Cause.PROCESS_DOWN
 
 
+def test_an_outage_that_a_restart_ends_is_still_told() -> None:
+    book = Futures()
+    book.fold.session_ended(A, "reset", "by peer")
+    for _ in range(3):
+        book.fold.process_started()
+        book.fold = Continuity.load(json.loads(json.dumps(book.fold.dump())))
+    book.take(B, 110, 120)
+    row = book.row()
+    assert (row.cause, row.detail) == (Cause.PROCESS_DOWN, "after disconnect: session 1: reset: by peer")
+
+
 @pytest.mark.parametrize("twin", [False, True])
 def test_a_book_breaks_because_a_frame_could_not_be_used(twin: bool) -> None:
     book = Futures()

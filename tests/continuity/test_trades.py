@@ -200,6 +200,25 @@ def test_that_nothing_ran_explains_more_than_that_the_disk_was_full() -> None:
     assert tape.cause() is Cause.PROCESS_DOWN
 
 
+def test_of_what_a_heavier_cause_outweighs_the_first_is_told_and_no_more() -> None:
+    tape = Tape()
+    tape.take(A, 1)
+    tape.end(A)
+    for _ in range(3):
+        tape.fold.refused(0, 3 * SECOND)
+    tape.take(B, 40)
+    assert tape.cause() is Cause.BACKPRESSURE
+    earlier = "after disconnect: session 1: silent: no data for 30 s"
+    assert tape.rows[-1].detail == f"nothing was accepted for 3.0 s; {earlier}"
+    tape.end(B)
+    tape.fold.refused(0, 3 * SECOND)
+    for _ in range(3):
+        tape.fold.process_started()
+    tape.take(C, 80)
+    assert tape.cause() is Cause.PROCESS_DOWN
+    assert tape.rows[-1].detail == "after disconnect: session 2: silent: no data for 30 s"
+
+
 def test_a_frame_that_could_not_be_used_explains_what_is_missing_where_it_was() -> None:
     tape = Tape()
     tape.take(A, 1)

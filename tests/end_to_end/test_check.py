@@ -1,6 +1,7 @@
 """`check` says through which proxy everything goes, and where a share is too small to be kept."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from .recorder import config_text
 BTC = Instrument("binance", "spot", "BTC-USDT", "BTCUSDT", "BTC", "USDT", "TRADING", True)
 
 
-def checked(folder: Path, more: str, environ: dict[str, str] | None = None) -> tuple[int, dict[str, Any], str]:
+def checked(
+    folder: Path, more: str, environ: dict[str, str] | None = None, *, known: bool = True, exchange: str = "binance"
+) -> tuple[int, dict[str, Any], str]:
     """Return what `check` ends with, its document and what it prints for people."""
-    keep_listing(folder / "data", "binance", "spot", Listing((BTC,), 0))
+    if known:
+        keep_listing(folder / "data", "binance", "spot", Listing((BTC,), 0))
     path = folder / "config.toml"
-    path.write_text(config_text(folder / "data", "", symbols=("BTC-USDT",), exchanges=("binance",)) + more)
+    path.write_text(config_text(folder / "data", "", symbols=("BTC-USDT",), exchanges=(exchange,)) + more)
     clean = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"))
     runner = CliRunner(env={**clean, **(environ or {})})
     document = runner.invoke(check, ["--config", str(path), "--json"])
@@ -65,3 +69,50 @@ def test_a_share_of_less_than_one_request_is_a_problem(tmp_path: Path) -> None:
         "limits.share is 0.05; below 0.0521 the limits of binance spot cannot be shared out: one request weighs up to "
         "250 of 4800 per 60 s, and dials are 240 per 300 s"
     )
+
+
+def test_without_known_instruments_the_ways_of_the_polls_are_judged_and_named(tmp_path: Path) -> None:
+    code, document, text = checked(tmp_path, "", {"HTTPS_PROXY": "https://u:pw@p:1"}, known=False)
+    assert (code, document["sockets"]) == (1, [])
+    assert document["problems"] == ["proxy: https://p:1 is not of the form http://host:port or socks5://host:port"]
+    code, document, text = checked(tmp_path, "", {"HTTPS_PROXY": "http://u:pw@p:1"}, known=False)
+    assert (code, {poll["proxy"] for poll in document["polls"]}) == (0, {"proxy http://p:1"})
+    assert "through proxy http://p:1" in text
+    assert "pw" not in text
+
+
+def test_the_webhook_is_named_by_its_host_and_its_proxy_is_judged(tmp_path: Path) -> None:
+    hook = '[alerts]\nwebhook = "${HOOK_URL}"\n'
+    environ = {"HOOK_URL": "https://hooks.example/secret", "NO_PROXY": "binance.vision", "HTTPS_PROXY": "http://p:1"}
+    code, document, text = checked(tmp_path, hook, environ)
+    assert (code, document["webhook"]) == (0, {"host": "hooks.example", "proxy": "proxy http://p:1"})
+    assert "webhook: hooks.example  through proxy http://p:1\n" in text
+    assert "secret" not in text
+    assert checked(tmp_path, hook, environ | {"HTTPS_PROXY": "https://p:1"})[0] == 1
+
+
+def test_that_there_is_no_webhook_is_said(tmp_path: Path) -> None:
+    _, document, text = checked(tmp_path, '[alerts]\nwebhook = "${HOOK_URL}"\n', {"HOOK_URL": ""})
+    assert document["webhook"] is None
+    assert "\nno webhook: " in text
+
+
+def test_what_is_asked_when_sessions_end_is_among_the_polls(tmp_path: Path) -> None:
+    _, document, text = checked(tmp_path, "", exchange="okx", known=False)
+    assert [poll["what"] for poll in document["polls"]] == ["instruments", "time", "maintenance"]
+    assert document["polls"][-1]["url"].endswith("/api/v5/system/status")
+    assert "every 60 s at most, when sessions end" in text
+
+
+def test_who_is_online_already_is_not_told_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        rest = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    endpoints = f'[net]\ninsecure = true\n[endpoints.binance.spot]\nrest = "{rest}"\n'
+    path.write_text(config_text(tmp_path / "data", endpoints, symbols=("BTC-USDT",), exchanges=("binance",)))
+    runner = CliRunner()
+    assert "use --online" in runner.invoke(check, ["--config", str(path)]).output
+    online = runner.invoke(check, ["--config", str(path), "--online"])
+    assert online.exit_code == 1
+    assert "problem: binance spot: no instruments: " in online.output
+    assert "--online" not in online.output

@@ -71,7 +71,7 @@ async def test_a_server_that_closes_during_tls_is_said_to(certificates: Certific
 
 
 async def test_a_port_that_nobody_listens_on_is_said_to_refuse() -> None:
-    with pytest.raises(ConnectionEnded, match=r"dial: 127.0.0.1:1: .*Connection refused"):
+    with pytest.raises(ConnectionEnded, match=r"^dial: 127\.0\.0\.1:1: Connection refused$"):
         await dial("127.0.0.1", 1, proxy=None)
 
 

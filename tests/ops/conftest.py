@@ -3,7 +3,7 @@
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Recorder:
     cursor: Cursor = attrs.field(factory=Cursor)
     totals: dict[str, Any] = attrs.field(factory=dict)
     holds: list[Hold] = attrs.field(factory=list)
+    unlisted: dict[tuple[str, str], Sequence[str]] = attrs.field(factory=dict)
+    unanswered: dict[tuple[str, str], str] = attrs.field(factory=dict)
 
     async def tick(self) -> None:
         """Append a tick a second, as the recorder does."""
@@ -135,6 +137,8 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
         ) as journal,
     ):
         streams: list[Stream] = []
+        unlisted: dict[tuple[str, str], Sequence[str]] = {}
+        unanswered: dict[tuple[str, str], str] = {}
         continuity = Continuity()
         child = FollowerChild("tables", tmp_path, "json", "info", pid=4242)
         parts = Parts(
@@ -152,7 +156,9 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
             continuity=continuity,
             follower_totals=lambda: made.totals,
             holds=lambda: made.holds,
+            unlisted=unlisted,
+            unanswered=unanswered,
             alerts=lambda: made.alerts.statuses(),
         )
-        made = Recorder(journal, Observer(parts), streams, continuity, child)
+        made = Recorder(journal, Observer(parts), streams, continuity, child, unlisted=unlisted, unanswered=unanswered)
         yield made

@@ -34,8 +34,18 @@ async def test_a_market_without_streams_is_not_ready(recorder: Recorder, autojum
     recorder.open_session(live, live_at=trio.current_time())
     status = recorder.observer.look()
     assert not status.ready
-    assert status.not_ready == (
-        "okx spot: no stream yet; its instruments are awaited, or list none of its symbols",
+    assert status.not_ready == ("okx spot: no stream yet; its instruments are awaited",)
+
+
+async def test_why_a_market_has_no_stream_is_said(recorder: Recorder, autojump_clock: MockClock) -> None:
+    recorder.open_session(recorder.add_stream("binance"), live_at=trio.current_time())
+    recorder.unlisted["okx", "spot"] = ("okx spot XRP-USDT",)
+    assert recorder.observer.look().not_ready == ("okx spot: no stream yet; none of its symbols is listed",)
+    recorder.unlisted["okx", "spot"] = ()
+    assert recorder.observer.look().not_ready == ("okx spot: no stream yet; it is about to begin",)
+    recorder.unanswered["okx", "spot"] = "https://okx.example: proxy: proxy http://p:1: refused"
+    assert recorder.observer.look().not_ready == (
+        "okx spot: no stream yet; its instruments cannot be had: https://okx.example: proxy: proxy http://p:1: refused",
     )  # fmt: skip
 
 

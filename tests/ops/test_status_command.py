@@ -7,12 +7,13 @@ import socket
 import httpx
 import pytest
 import trio
+from click.testing import CliRunner
 from rich.console import Console
 from trio.testing import MockClock
 
 from collector_trio.commands import main
 from collector_trio.commands.live import view
-from collector_trio.commands.status import _ask, _parts, _read, duration
+from collector_trio.commands.status import _ask, _parts, _read, duration, status
 from collector_trio.errors import CollectorError
 from collector_trio.ops.site import make_site
 
@@ -43,13 +44,40 @@ async def test_it_shows_streams_sockets_lag_and_gaps(recorder: Recorder) -> None
     text = printed(document)
     assert "binance.spot/1  live      12,345" in text
     assert "reset 2" in text
-    assert "Not ready: okx.public/1: dialling" in text
+    assert "Not ready: okx.public/1: dialling\n  okx www.okx.com: nothing is asked until" in text
     assert "Nothing is asked of okx www.okx.com until 2026-11-18T11:08:10.000Z: blocked from here (HTTP 451)" in text
     assert "1 of 2 sessions open" in text
     assert "http 1 LISTEN, 1 ESTABLISHED listens on 127.0.0.1:" in " ".join(text.split())
     assert "follower tables: pid 4242" in text
     assert "gaps: 0 holes open, missing 17 trades; so far: trades disconnect 3" in text
     assert "books binance spot: 1 none; not synced: BTCUSDT" in text
+
+
+async def test_what_is_read_by_lines_in_a_pipe_is_not_wrapped(
+    recorder: Recorder, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.unanswered["okx", "spot"] = reason = "x" * 150
+    recorder.unlisted["binance", "spot"] = [f"binance spot {n:05}-USDT" for n in range(20)]
+    recorder.alerts.take(recorder.observer.look(), trio.current_time(), recorder.observer.parts.clock())
+    body = json.dumps(recorder.observer.look().document()).encode()
+
+    async def ask(url: str) -> bytes:
+        return body
+
+    monkeypatch.setattr("collector_trio.commands.status._ask", ask)
+    text = await trio.to_thread.run_sync(lambda: CliRunner().invoke(status, []).output)
+    lines = text.splitlines()
+    assert f"  okx spot: no stream yet; its instruments cannot be had: {reason}" in lines
+    [alert] = [line for line in lines if line.startswith("ALERT not_listed")]
+    assert len(alert) > 120
+
+
+async def test_the_page_lists_why_it_is_not_ready(recorder: Recorder) -> None:
+    recorder.unanswered["okx", "spot"] = "<b>no"
+    site = make_site(recorder.observer.look, {})
+    async with serving(site, recorder.observer.parts.owners) as port, httpx.AsyncClient() as client:
+        page = (await client.get(f"http://127.0.0.1:{port}/")).text
+    assert "<li>okx spot: no stream yet; its instruments cannot be had: &lt;b&gt;no\n" in page
 
 
 async def test_a_leak_is_shown_in_capitals(recorder: Recorder) -> None:
@@ -91,7 +119,7 @@ async def test_the_page_and_the_live_table_show_active_alerts_and_nothing_in_the
     recorder: Recorder,
 ) -> None:
     observer = recorder.observer
-    observer.parts.unlisted["okx", "spot"] = ("okx spot <b>",)  # type: ignore[index]  # a dict, in tests
+    recorder.unlisted["okx", "spot"] = ("okx spot <b>",)
     site = make_site(observer.look, {})
     async with serving(site, observer.parts.owners) as port, httpx.AsyncClient() as client:
         assert "No alerts." in (await client.get(f"http://127.0.0.1:{port}/")).text

@@ -22,7 +22,7 @@ from collector_trio.exchanges import EXCHANGES
 from collector_trio.journal.append import Journal
 from collector_trio.net.budgets import Budgets
 from collector_trio.net.http import HttpAnswer
-from collector_trio.streams.clocks import EVERY_S, FIRST_S, RESOLUTION_NS, Offset, clocks, keep_offsets, offset
+from collector_trio.streams.clocks import EVERY_S, FIRST_S, MISSES, RESOLUTION_NS, Offset, clocks, keep_offsets, offset
 from collector_trio.streams.supervisor import Surroundings
 
 from .wires import EPOCH_NS, Network, Wishes, live, trio_clock
@@ -91,6 +91,8 @@ class Rest:
 
     ahead_s: float = 0.0
     works: bool = True
+    hangs: bool = False
+    headers: httpx.Headers = attrs.field(factory=httpx.Headers)
     asked: list[float] = attrs.field(factory=list)
 
     @asynccontextmanager
@@ -100,11 +102,11 @@ class Rest:
     async def ask(self, path: str) -> HttpAnswer:
         self.asked.append(trio.current_time())
         asked_at = trio.current_time()
-        await trio.sleep(0.02)
+        await trio.sleep(float("inf") if self.hangs else 0.02)
         if not self.works:
             raise HttpFailed(path, "no answer")
         ms = trio_clock() // 1_000_000 - round(self.ahead_s * 1000)
-        return HttpAnswer(b'{"serverTime":%d}' % ms, httpx.Headers(), asked_at, trio.current_time())
+        return HttpAnswer(b'{"serverTime":%d}' % ms, self.headers, asked_at, trio.current_time())
 
 
 def around(journal: Journal, rest: Rest) -> Surroundings:
@@ -134,3 +136,45 @@ async def test_they_are_asked_rarely_and_what_was_found_stays_while_they_do_not_
         assert abs(offsets["binance", "spot"].offset_ns) <= found.error_ns
         nursery.cancel_scope.cancel()
     assert [round(at - begun) for at in rest.asked] == [round(FIRST_S + n * EVERY_S) for n in range(3)]
+
+
+async def test_an_odd_header_ends_nothing(journal: Journal, autojump_clock: MockClock) -> None:
+    rest, offsets = Rest(headers=httpx.Headers({"X-MBX-USED-WEIGHT-1M": "9" * 5000})), dict[tuple[str, str], Offset]()
+    asked = config(("binance", "spot"))
+    with trio.move_on_after(FIRST_S + 1):
+        await keep_offsets(asked, clocks(asked, EXCHANGES), around(journal, rest), offsets)
+    assert list(offsets) == [("binance", "spot")]
+
+
+async def test_a_crash_in_one_asking_is_logged_and_the_others_go_on(
+    journal: Journal, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(body: bytes) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(EXCHANGES["okx"], "parse_time", crash)
+    rest, offsets, asked = Rest(), dict[tuple[str, str], Offset](), config(("okx", "spot"), ("binance", "spot"))
+    with capture_logs() as logs, trio.move_on_after(FIRST_S + EVERY_S + 1):
+        await keep_offsets(asked, clocks(asked, EXCHANGES), around(journal, rest), offsets)
+    assert list(offsets) == [("binance", "spot")]
+    assert [(log["event"], log["exchange"]) for log in logs] == [("clock crashed", "okx")] * 2
+    assert len(rest.asked) == 4
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_an_offset_that_is_not_renewed_is_dropped(
+    hangs: bool, journal: Journal, autojump_clock: MockClock
+) -> None:
+    rest, offsets, asked = Rest(), dict[tuple[str, str], Offset](), config(("binance", "spot"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_offsets, asked, clocks(asked, EXCHANGES), around(journal, rest), offsets)
+        await trio.sleep(FIRST_S + 1)
+        rest.works, rest.hangs = False, hangs
+        await trio.sleep(MISSES * EVERY_S - 2)
+        assert offsets
+        await trio.sleep(EVERY_S + 2)
+        assert not offsets
+        rest.works, rest.hangs = True, False
+        await trio.sleep(EVERY_S)
+        assert offsets
+        nursery.cancel_scope.cancel()

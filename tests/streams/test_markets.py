@@ -114,6 +114,24 @@ async def test_without_instruments_nothing_is_dialled_and_rest_is_asked_again_wi
     assert [note.letter for note in notes(journal)].count("f") == len(rest.requests)
 
 
+async def test_why_a_market_has_no_instruments_is_known_until_it_has(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    rest, config = Rest(), config_of(journal.data_dir)
+    rest.works = False
+    kept = around(journal, Network(), rest)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_markets, config, EXCHANGES["binance"], ["spot"], kept, [])
+        await trio.sleep(1)
+        [(market, reason)] = kept.unanswered.items()
+        assert market == ("binance", "spot")
+        assert "no answer" in reason
+        rest.works = True
+        await trio.sleep(60)
+        assert not kept.unanswered
+        nursery.cancel_scope.cancel()
+
+
 async def test_instruments_kept_by_an_earlier_run_need_no_rest_to_begin(
     journal: Journal, autojump_clock: MockClock
 ) -> None:
