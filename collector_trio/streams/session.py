@@ -371,16 +371,16 @@ class Session:
     async def _watch(self, connection: Connection) -> None:
         """Judge silence: one deadline, moved by data; see the module's text."""
         while True:
-            overdue_at = min(watched.overdue_at() for watched in self._watched.values())
             sparse_at = self._sparse_proof_at()
             self._changed = trio.Event()
-            with trio.move_on_at(min(overdue_at, sparse_at, self._silent_at())):
+            with trio.move_on_at(min(sparse_at, self._due_at())):
                 await self._changed.wait()
                 continue
+            if min(sparse_at, self._due_at()) > trio.current_time():
+                continue  # data has moved it
             if self.journal.is_refusing:
                 await self.journal.room()
-            await trio.sleep(GRACE_S)
-            now = trio.current_time()
+            now = await _readers_turn()
             if now >= sparse_at:
                 self._judge_live()
             if self._silent_at() <= now - GRACE_S:
@@ -388,6 +388,10 @@ class Session:
             late = [watched for watched in self._watched.values() if watched.overdue_at() <= now - GRACE_S]
             if late:
                 await self._judge(connection, late, now)
+
+    def _due_at(self) -> float:
+        """Return when somebody's silence is to be judged."""
+        return min(self._silent_at(), *(watched.overdue_at() for watched in self._watched.values()))
 
     def _silent_at(self) -> float:
         """Return when the whole socket has been silent for too long: asking one subscription again moves its own
@@ -464,6 +468,16 @@ class Session:
             "frames": self.frames,
             "bytes": self.frame_bytes,
         }
+
+
+async def _readers_turn() -> float:
+    """Give the reader `GRACE_S`, and return the time. Where the process was stopped meanwhile that was no turn."""
+    while True:
+        before = trio.current_time()
+        await trio.sleep(GRACE_S)
+        now = trio.current_time()
+        if now - before < 2 * GRACE_S:
+            return now
 
 
 def _first(group: BaseExceptionGroup[ConnectionEnded]) -> ConnectionEnded:

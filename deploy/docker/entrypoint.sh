@@ -2,9 +2,11 @@
 # Run the collector as its arguments say, and hand its signals on. Docker starts a container again whatever its exit code
 # was; so a recorder that ends with 2, a usage or config error, is not ended: it stays down in a container that stays up,
 # unhealthy, until somebody has corrected the config and restarts it.
+stopping=
+trap 'stopping=1; kill -TERM "$!" 2>/dev/null' TERM INT
 collector-trio "$@" &
 pid=$!
-trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
+[ -z "$stopping" ] || kill -TERM "$pid" # it came before there was anybody to hand it to
 wait "$pid"
 code=$?
 while kill -0 "$pid" 2>/dev/null; do # a signal ended the waiting, not the collector

@@ -107,7 +107,7 @@ async def test_it_shows_active_alerts_and_what_is_normal(recorder: Recorder, aut
 
     calm = text()
     assert "No alerts. sockets 0 (normal 15..30, alert above 50); close_wait 0 (normal 0..2, alert above 5); " in calm
-    assert "(normal 0 B..1.0 GiB, alert above 2.0 GiB); reconnects 0/h (normal 0/h..10/h, alert above 30/h)" in calm
+    assert "(normal 0 B..1 GiB, alert above 2 GiB); reconnects 0/h (normal 0/h..10/h, alert above 30/h)" in calm
     assert " MiB of memory, " in calm
     stream.parked = True
     alarmed = text()

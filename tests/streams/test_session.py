@@ -257,6 +257,21 @@ async def test_a_stopped_process_reads_what_waited_before_it_judges(
         assert not ended
 
 
+async def test_a_process_that_is_stopped_in_the_readers_turn_gives_it_another_one(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    session, network = session_of(plan_of("binance", ("BTC-USDT",)), journal), Network()
+    async with running(session, network) as ended:
+        wire = await wire_of(network)
+        wire.receive(depth(), trade())
+        await trio.sleep(SOCKET_SILENCE_S + GRACE_S / 2)
+        autojump_clock.jump(SOCKET_SILENCE_S)
+        await trio.testing.wait_all_tasks_blocked()  # who judges has its turn first
+        wire.receive(depth(u=3), trade(a=2))
+        await trio.sleep(1)
+        assert not ended
+
+
 async def test_subscriptions_are_paced_within_the_message_budget(journal: Journal, autojump_clock: MockClock) -> None:
     symbols = tuple(f"S{n}-USDT" for n in range(900))
     session, network = session_of(plan_of("binance", symbols, ("book",)), journal), Network()
